@@ -1,0 +1,62 @@
+# A room is a folder of src/ that becomes the static library keysieve_NAME, with its tests in tests/NAME.
+# Naming a room's neighbours here is what lets it link to them; tools/check_rooms.py checks the #includes.
+
+add_library(keysieve_flags INTERFACE)
+target_include_directories(keysieve_flags INTERFACE ${CMAKE_SOURCE_DIR}/include ${CMAKE_SOURCE_DIR}/src)
+target_compile_options(keysieve_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion
+                       -Wno-sign-conversion -Wno-implicit-int-float-conversion -Werror -fno-math-errno)
+if(KEYSIEVE_SANITIZE)
+  target_compile_options(keysieve_flags INTERFACE -fsanitize=${KEYSIEVE_SANITIZE} -fno-sanitize-recover=all
+                         -fno-omit-frame-pointer)
+  target_link_options(keysieve_flags INTERFACE -fsanitize=${KEYSIEVE_SANITIZE})
+endif()
+
+# Parses "ROOMS a b PACKAGES x y" into the link libraries LIBRARIES.
+macro(keysieve_parse_links)
+  cmake_parse_arguments(ARG "" "" "ROOMS;PACKAGES" ${ARGN})
+  set(LIBRARIES keysieve_flags ${ARG_PACKAGES})
+  foreach(room ${ARG_ROOMS})
+    list(APPEND LIBRARIES keysieve_${room})
+  endforeach()
+endmacro()
+
+function(keysieve_tests name)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${name}/*.cpp)
+  if(NOT KEYSIEVE_TESTS OR NOT sources)
+    return()
+  endif()
+  add_executable(${name}_tests ${sources})
+  target_include_directories(${name}_tests PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+  target_link_libraries(${name}_tests PRIVATE ${ARGN} keysieve_flags GTest::gmock GTest::gtest_main)
+  target_compile_definitions(${name}_tests PRIVATE KEYSIEVE_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  gtest_discover_tests(${name}_tests TEST_PREFIX ${name}. DISCOVERY_TIMEOUT 60
+                       PROPERTIES TIMEOUT 600 ENVIRONMENT "KEYSIEVE_PROGRAM=${CMAKE_BINARY_DIR}/keysieve")
+endfunction()
+
+function(keysieve_room name)
+  keysieve_parse_links(${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
+  if(sources)
+    add_library(keysieve_${name} STATIC ${sources})
+    target_link_libraries(keysieve_${name} PUBLIC ${LIBRARIES})
+  else()
+    add_library(keysieve_${name} INTERFACE)
+    target_link_libraries(keysieve_${name} INTERFACE ${LIBRARIES})
+  endif()
+  keysieve_tests(${name} keysieve_${name})
+endfunction()
+
+# The command line: build/keysieve. Its tests run the program itself.
+function(keysieve_program name)
+  keysieve_parse_links(${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
+  if(NOT sources)
+    return()
+  endif()
+  add_executable(keysieve ${sources})
+  target_link_libraries(keysieve PRIVATE ${LIBRARIES})
+  keysieve_tests(${name} ${LIBRARIES})
+  if(TARGET ${name}_tests)
+    add_dependencies(${name}_tests keysieve)
+  endif()
+endfunction()
