@@ -1,0 +1,42 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+namespace keysieve {
+
+enum class FileKind { gguf, safetensors, hub_folder, indexer_folder, unknown };
+std::string_view to_string(FileKind kind);  // "gguf", "safetensors", "hub folder", ...
+
+// By content, not by name: the GGUF magic; a safetensors header; a folder with config.json (hub_folder) or
+// with run_config.json (indexer_folder). Throws Error{file} if the path cannot be read.
+FileKind detect_kind(const std::filesystem::path& path);
+
+// The Hub caches to look in, by the rules of the `hf` tool: $HF_HUB_CACHE, else $HF_HOME/hub, else
+// $XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub.
+std::vector<std::filesystem::path> default_hub_caches();
+
+struct SearchPaths {
+  std::vector<std::filesystem::path> folders;  // FOLDER/NAME/ or FOLDER/NAME.gguf is the short name NAME
+  std::vector<std::filesystem::path> hub_caches = default_hub_caches();
+};
+
+struct ModelLocation {
+  FileKind kind = FileKind::unknown;  // gguf or hub_folder
+  std::filesystem::path path;         // the .gguf file, or the folder of config.json
+};
+
+struct IndexerLocation {
+  std::filesystem::path weights;                    // a .safetensors file
+  std::optional<std::filesystem::path> run_config;  // run_config.json beside it
+};
+
+// What a --model or --indexer argument means, tried in this order: an existing path, a short name, a Hub id
+// (`org/name`, the snapshot refs/main names, else the newest). A folder may also hold one .gguf file. Throws
+// Error{file} saying what was tried and how to get the model.
+ModelLocation locate_model(std::string_view argument, const SearchPaths& search);
+IndexerLocation locate_indexer(std::string_view argument, const SearchPaths& search);
+
+}  // namespace keysieve
