@@ -1,0 +1,129 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "core/matrix_source.h"
+#include "core/threads.h"
+#include "kernels/index_keys.h"
+#include "kernels/kv_view.h"
+#include "kernels/selection.h"
+
+namespace keysieve {
+
+// A weight matrix in the layout one kernel family reads. Made by Kernels::pack, read by that family only.
+class PackedMatrix {
+ public:
+  virtual ~PackedMatrix() = default;
+  virtual size_t rows() const = 0;
+  virtual size_t columns() const = 0;
+  virtual size_t bytes() const = 0;
+};
+
+// One product of a shared input with a weight: out[token] = weight * x[token].
+struct MatmulJob {
+  float* out;                  // [tokens, out_stride], the first weight->rows() of each row written
+  size_t out_stride;           // floats between rows of `out`, >= weight->rows()
+  const PackedMatrix* weight;  // [rows, columns]
+};
+
+// Working memory a caller keeps between calls, so that no kernel allocates in the way of a token.
+struct KernelScratch {
+  std::vector<std::vector<std::byte>> per_worker;  // [threads], grown by kernels as needed
+  std::vector<std::byte> shared;
+};
+
+struct RopeTable {
+  // Angle position * frequency[pair] and the magnitude factor of YaRN (1 elsewhere), for each pair of the rotated
+  // part; `scale` multiplies both cosine and sine.
+  std::vector<float> frequency;  // [rotary_dim / 2]
+  float scale = 1.0f;
+};
+
+struct AttentionArgs {
+  float* out;      // [queries, heads, head_dim]
+  const float* q;  // [queries, heads, head_dim], after RoPE
+  size_t queries;
+  size_t heads;  // a multiple of kv.kv_heads; head h reads KV head h / (heads / kv_heads)
+  float scale;   // head_dim^-0.5
+  KvView kv;
+  // Dense: query i reads slots 0 .. first_visible + i. Sparse: query i reads the slots of its selection only.
+  size_t first_visible;
+  const SelectionView* selection;  // null: dense
+};
+
+// One query's scores over stored index keys, for the query heads that share one key head.
+struct IndexScoreArgs {
+  float* scores;               // [count rounded up to 16]
+  const float* q;              // [heads, dim]
+  const float* head_weight;    // [heads], relu_sum only, already scaled; else null
+  size_t heads;
+  size_t count;                // slots 0 .. count-1 are scored
+  IndexKeyView keys;
+  IndexCombine combine;
+  bool accumulate;             // add to `scores` (several key heads voting on one shared set) instead of storing
+};
+
+// A family of kernels: `reference` (scalar, fp32, exact dequantised weights) or one SIMD target. All functions are
+// deterministic: equal inputs give bitwise equal outputs, whatever the number of threads. Sizes are trusted (the
+// model checks them when weights are bound); nothing here throws but for lack of memory.
+class Kernels {
+ public:
+  virtual ~Kernels() = default;
+  virtual std::string_view name() const = 0;
+
+  // Copies a matrix into this family's layout, giving the file's pages back as it goes. Row r of the result is row
+  // row_order[r] of the source (empty: the same order); used to turn interleaved-RoPE files into half-split ones.
+  virtual std::unique_ptr<PackedMatrix> pack(const MatrixSource& source, std::span<const uint32_t> row_order,
+                                             const Threads& threads) const = 0;
+
+  // All jobs in one parallel pass. x [tokens, columns]; every weight has the same number of columns.
+  virtual void matmul(std::span<const MatmulJob> jobs, const float* x, size_t tokens, KernelScratch& scratch,
+                      const Threads& threads) const = 0;
+
+  // out[row] = x[row] / sqrt(mean(x[row]^2) + eps) * weight. out, x [rows, dim] (may be the same), weight [dim].
+  virtual void rms_norm(float* out, const float* x, const float* weight, float eps, size_t rows,
+                        size_t dim) const = 0;
+
+  // Half-split rotation in place of the first 2 * table.frequency.size() values of each head:
+  // pair (i, i + pairs). x: token t starts at x + t * token_stride and holds [heads, head_dim]; its angle is
+  // positions[t] * frequency. (RoFormer, arXiv 2104.09864; the half-split layout of GPT-NeoX.)
+  virtual void rope(float* x, size_t token_stride, const int32_t* positions, size_t tokens, size_t heads,
+                    size_t head_dim, const RopeTable& table) const = 0;
+
+  // out[i] = silu(gate[i]) * up[i]; out may be gate. (SwiGLU, arXiv 2002.05202.)
+  virtual void swiglu(float* out, const float* gate, const float* up, size_t count) const = 0;
+  // out[i] += x[i]
+  virtual void add(float* out, const float* x, size_t count) const = 0;
+
+  // Writes one row of keys or values into a store of `type`: out [count] of that type, x [count].
+  virtual void store_kv(std::byte* out, KvType type, const float* x, size_t count) const = 0;
+
+  // Softmax attention over all visible slots or over each query's selection (keys not selected are not read).
+  virtual void attention(const AttentionArgs& args, KernelScratch& scratch, const Threads& threads) const = 0;
+
+  // See IndexCombine for the formulas. Runs on the calling thread; `worker` picks the scratch.
+  virtual void index_scores(const IndexScoreArgs& args, KernelScratch& scratch, int worker) const = 0;
+
+  // The k best of scores[0 .. count): writes min(k, count) indices in ascending order, returns how many. Equal
+  // scores (-0 equals +0) go to the larger index. NaN counts as the lowest score.
+  virtual size_t top_k(uint32_t* out, const float* scores, size_t count, size_t k, KernelScratch& scratch,
+                       int worker) const = 0;
+};
+
+// "reference" and the SIMD families this machine can run, slowest first: {"reference", "avx2", "avx512"}.
+std::vector<std::string_view> available_kernels();
+
+// The family by name; "auto" is the fastest available, or the one the environment variable KEYSIEVE_KERNELS names.
+// Throws Error{usage} for an unknown name or one this machine cannot run, listing those it can.
+std::shared_ptr<const Kernels> make_kernels(std::string_view name = "auto");
+
+// Grows one worker's scratch to at least `bytes` (64-byte aligned) and returns it.
+std::byte* worker_scratch(KernelScratch& scratch, int worker, size_t bytes);
+std::byte* shared_scratch(KernelScratch& scratch, size_t bytes);
+
+}  // namespace keysieve
