@@ -1,4 +1,5 @@
-# A room is a folder of src/ that becomes the static library keysieve_NAME, with its tests in tests/NAME.
+# A room is a folder of src/ that becomes the static library keysieve_NAME, with its tests in tests/NAME. The global
+# property KEYSIEVE_ROOMS lists the libraries, lowest first.
 # Naming a room's neighbours here is what lets it link to them; tools/check_rooms.py checks the #includes.
 
 add_library(keysieve_flags INTERFACE)
@@ -9,6 +10,10 @@ if(KEYSIEVE_SANITIZE)
   target_compile_options(keysieve_flags INTERFACE -fsanitize=${KEYSIEVE_SANITIZE} -fno-sanitize-recover=all
                          -fno-omit-frame-pointer)
   target_link_options(keysieve_flags INTERFACE -fsanitize=${KEYSIEVE_SANITIZE})
+endif()
+if(KEYSIEVE_FUZZ)
+  # Coverage for libFuzzer everywhere; its driver is linked into the fuzz targets alone.
+  target_compile_options(keysieve_flags INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
 # Parses "ROOMS a b PACKAGES x y" into the link libraries LIBRARIES.
@@ -43,6 +48,7 @@ function(keysieve_room name)
     add_library(keysieve_${name} INTERFACE)
     target_link_libraries(keysieve_${name} INTERFACE ${LIBRARIES})
   endif()
+  set_property(GLOBAL APPEND PROPERTY KEYSIEVE_ROOMS keysieve_${name})
   keysieve_tests(${name} keysieve_${name})
 endfunction()
 
