@@ -13,8 +13,8 @@ enum class ErrorKind {
   file,         // a file cannot be opened, read or written
   format,       // a file's content is damaged, hostile or of another format
   unsupported,  // valid, but not something this build can run
-  mismatch,     // two valid things that do not belong together: an indexer and a model, a prompt and a context
-  resource,     // memory, disk or address space ran out
+  mismatch,  // two valid things that do not belong together: an indexer and a model, a prompt and a context
+  resource,  // memory, disk or address space ran out
 };
 
 // "usage", "file", ... as printed in JSON error objects.

@@ -11,20 +11,9 @@ namespace keysieve {
 
 const DTypeTraits& traits(DType dtype) {
   static constexpr std::array<DTypeTraits, 21> kTraits = {{
-      {"f32", 1, 4},
-      {"f16", 1, 2},
-      {"bf16", 1, 2},
-      {"f64", 1, 8},
-      {"i8", 1, 1},
-      {"i16", 1, 2},
-      {"i32", 1, 4},
-      {"i64", 1, 8},
-      {"u8", 1, 1},
-      {"u16", 1, 2},
-      {"u32", 1, 4},
-      {"u64", 1, 8},
-      {"bool", 1, 1},
-      {"q4_0", 32, 18},    // f16 scale, 16 bytes of codes
+      {"f32", 1, 4},      {"f16", 1, 2}, {"bf16", 1, 2}, {"f64", 1, 8},    {"i8", 1, 1},
+      {"i16", 1, 2},      {"i32", 1, 4}, {"i64", 1, 8},  {"u8", 1, 1},     {"u16", 1, 2},
+      {"u32", 1, 4},      {"u64", 1, 8}, {"bool", 1, 1}, {"q4_0", 32, 18},  // f16 scale, 16 bytes of codes
       {"q4_1", 32, 20},    // f16 scale, f16 minimum, 16 bytes
       {"q5_0", 32, 22},    // f16 scale, 4 bytes of fifth bits, 16 bytes
       {"q5_1", 32, 24},    // f16 scale, f16 minimum, 4 bytes, 16 bytes

@@ -7,8 +7,29 @@
 namespace keysieve {
 
 // Every element type a model file may hold. Block types (q4_0 ... q6_k) are GGUF's.
-enum class DType : uint8_t { f32, f16, bf16, f64, i8, i16, i32, i64, u8, u16, u32, u64, boolean,
-                             q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k };
+enum class DType : uint8_t {
+  f32,
+  f16,
+  bf16,
+  f64,
+  i8,
+  i16,
+  i32,
+  i64,
+  u8,
+  u16,
+  u32,
+  u64,
+  boolean,
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q8_0,
+  q4_k,
+  q5_k,
+  q6_k
+};
 
 struct DTypeTraits {
   std::string_view name;  // lower case, as `inspect` prints it: "f32", "q4_k"

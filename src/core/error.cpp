@@ -25,12 +25,18 @@ std::string compose(std::string_view subject, std::string_view found, std::strin
 
 std::string_view to_string(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::usage: return "usage";
-    case ErrorKind::file: return "file";
-    case ErrorKind::format: return "format";
-    case ErrorKind::unsupported: return "unsupported";
-    case ErrorKind::mismatch: return "mismatch";
-    case ErrorKind::resource: return "resource";
+    case ErrorKind::usage:
+      return "usage";
+    case ErrorKind::file:
+      return "file";
+    case ErrorKind::format:
+      return "format";
+    case ErrorKind::unsupported:
+      return "unsupported";
+    case ErrorKind::mismatch:
+      return "mismatch";
+    case ErrorKind::resource:
+      return "resource";
   }
   return "unknown";
 }

@@ -13,9 +13,9 @@ namespace keysieve {
 // The whole file as bytes. Throws Error{file}; Error{resource} if it is larger than `limit` bytes.
 std::string read_text_file(const std::filesystem::path& path, size_t limit = size_t{1} << 30);
 
-// Writes a file so that readers see the old content or the new, never a half: the bytes go to a temporary file
-// beside the target, commit() syncs and renames it. Without commit() the temporary file is removed and the target
-// is untouched.
+// Writes a file so that readers see the old content or the new, never a half: the bytes go to a temporary
+// file beside the target, commit() syncs and renames it. Without commit() the temporary file is removed and
+// the target is untouched.
 class AtomicFileWriter {
  public:
   explicit AtomicFileWriter(std::filesystem::path target);  // throws Error{file}

@@ -5,8 +5,8 @@
 
 namespace keysieve {
 
-// IEEE binary16 and bfloat16 as raw bits, with scalar conversions (round to nearest even). Kernels convert whole
-// vectors; these are for headers, tests and the reference path.
+// IEEE binary16 and bfloat16 as raw bits, with scalar conversions (round to nearest even). Kernels convert
+// whole vectors; these are for headers, tests and the reference path.
 struct Half {
   uint16_t bits = 0;
 };
@@ -14,7 +14,9 @@ struct BFloat16 {
   uint16_t bits = 0;
 };
 
-inline float to_float(BFloat16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
+inline float to_float(BFloat16 value) {
+  return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16);
+}
 
 inline float to_float(Half value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;

@@ -11,12 +11,14 @@
 namespace keysieve {
 namespace {
 
-constexpr int kMaxDepth = 200;  // real files nest under 10 deep; printing or walking must not exhaust the stack
+constexpr int kMaxDepth =
+    200;  // real files nest under 10 deep; printing or walking must not exhaust the stack
 
 template <class T>
 T convert(const Json& value, std::string_view key, std::string_view subject) {
   const auto fail = [&](std::string_view expected) {
-    throw Error(ErrorKind::format, subject, fmt::format("\"{}\" is {}", key, value.dump().substr(0, 80)), expected);
+    throw Error(ErrorKind::format, subject, fmt::format("\"{}\" is {}", key, value.dump().substr(0, 80)),
+                expected);
   };
   if constexpr (std::is_same_v<T, std::string>) {
     if (!value.is_string()) fail("a string");
@@ -40,7 +42,8 @@ Json parse_json(std::string_view text, std::string_view subject) {
   try {
     const auto depth_guard = [&](int depth, Json::parse_event_t, Json&) {
       if (depth > kMaxDepth) {
-        throw Error(ErrorKind::format, subject, "JSON nested too deep", fmt::format("at most {} levels", kMaxDepth));
+        throw Error(ErrorKind::format, subject, "JSON nested too deep",
+                    fmt::format("at most {} levels", kMaxDepth));
       }
       return true;
     };

@@ -9,7 +9,8 @@ namespace keysieve {
 
 using Json = nlohmann::json;
 
-// Parses `text`; `subject` (a path) names it in errors. Throws Error{format} on bad JSON or nesting deeper than 200.
+// Parses `text`; `subject` (a path) names it in errors. Throws Error{format} on bad JSON or nesting deeper
+// than 200.
 Json parse_json(std::string_view text, std::string_view subject);
 Json read_json_file(const std::filesystem::path& path, size_t limit = size_t{1} << 28);
 

@@ -11,8 +11,8 @@ namespace keysieve {
 
 // Affine group quantisation, the one form every quantised file maps onto with its codes kept exactly:
 //   value[row][column] = scale[row][column / group] * code[row][column] + bias[row][column / group]
-// with unsigned codes below 2^bits. Where `zero_point` is set, every bias is -zero_point * scale and need not be
-// stored (Q4_0: 8, Q5_0: 16, Q8_0: 128, Q6_K: 32).
+// with unsigned codes below 2^bits. Where `zero_point` is set, every bias is -zero_point * scale and need not
+// be stored (Q4_0: 8, Q5_0: 16, Q8_0: 128, Q6_K: 32).
 struct AffineFormat {
   int bits = 4;    // 4, 5, 6 or 8
   int group = 32;  // 16, 32, 64 or 128 columns share a scale
@@ -20,8 +20,8 @@ struct AffineFormat {
   bool operator==(const AffineFormat&) const = default;
 };
 
-// One weight matrix as some file holds it, read row by row. Lets the kernels pack weights without knowing file
-// formats, and the file formats be read without knowing kernels.
+// One weight matrix as some file holds it, read row by row. Lets the kernels pack weights without knowing
+// file formats, and the file formats be read without knowing kernels.
 class MatrixSource {
  public:
   virtual ~MatrixSource() = default;
@@ -34,8 +34,8 @@ class MatrixSource {
   // The element type of a matrix that is not quantised: f32, f16 or bf16.
   virtual DType plain_dtype() const = 0;
 
-  // Quantised only. codes [columns], scales and biases [columns / group] (biases filled in all cases). The values
-  // are exact: scales are the file's, in f32.
+  // Quantised only. codes [columns], scales and biases [columns / group] (biases filled in all cases). The
+  // values are exact: scales are the file's, in f32.
   virtual void read_codes(size_t row, std::span<uint8_t> codes, std::span<float> scales,
                           std::span<float> biases) const = 0;
   // Any matrix, dequantised exactly as scale * code + bias in f32: values [columns].

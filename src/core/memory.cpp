@@ -69,7 +69,7 @@ std::unique_ptr<std::byte[], AlignedDelete> allocate_aligned(size_t bytes) {
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   const Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (fd.get() < 0) throw Error(ErrorKind::file, path.string(), reason(errno), "a readable file");
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd.get(), &status) != 0) throw Error(ErrorKind::file, path.string(), reason(errno));
   if (!S_ISREG(status.st_mode)) throw Error(ErrorKind::file, path.string(), "not a regular file", "a file");
   size_ = static_cast<size_t>(status.st_size);
@@ -132,7 +132,7 @@ void ReservedMemory::discard() {
 }
 
 uint64_t peak_resident_bytes() {
-  struct rusage usage {};
+  struct rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
   return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
 }

@@ -47,7 +47,8 @@ class AlignedArray {
 class MappedFile {
  public:
   MappedFile() = default;
-  // Throws Error{file} if the path is missing, a directory, or cannot be mapped. An empty file maps to no bytes.
+  // Throws Error{file} if the path is missing, a directory, or cannot be mapped. An empty file maps to no
+  // bytes.
   explicit MappedFile(const std::filesystem::path& path);
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;
@@ -55,8 +56,8 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
-  // Tells the kernel these bytes will not be read again soon: they leave the resident set. Called after packing a
-  // tensor, so that a weight is never in memory twice. `part` must lie inside bytes().
+  // Tells the kernel these bytes will not be read again soon: they leave the resident set. Called after
+  // packing a tensor, so that a weight is never in memory twice. `part` must lie inside bytes().
   void release(std::span<const std::byte> part) const;
 
  private:
@@ -65,8 +66,8 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-// Address space reserved at its final size and given memory by the kernel page by page when first written, so a
-// cache that grows with the context is never copied and never counts more than it holds. Zero-filled.
+// Address space reserved at its final size and given memory by the kernel page by page when first written, so
+// a cache that grows with the context is never copied and never counts more than it holds. Zero-filled.
 class ReservedMemory {
  public:
   ReservedMemory() = default;

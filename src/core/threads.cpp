@@ -28,8 +28,8 @@ void Threads::run(size_t tasks, const std::function<void(size_t, int)>& task) co
     return;
   }
 #ifdef KMP_VERSION_MAJOR
-  // Milliseconds a worker spins after a region before it sleeps: long enough to bridge two regions of one token
-  // (tens of microseconds), short enough that an idle chat uses no core.
+  // Milliseconds a worker spins after a region before it sleeps: long enough to bridge two regions of one
+  // token (tens of microseconds), short enough that an idle chat uses no core.
   kmp_set_blocktime(1);
 #endif
   std::atomic<size_t> next{0};

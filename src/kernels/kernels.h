@@ -33,13 +33,14 @@ struct MatmulJob {
 
 // Working memory a caller keeps between calls, so that no kernel allocates in the way of a token.
 struct KernelScratch {
+  explicit KernelScratch(const Threads& threads) : per_worker(static_cast<size_t>(threads.count())) {}
   std::vector<std::vector<std::byte>> per_worker;  // [threads], grown by kernels as needed
   std::vector<std::byte> shared;
 };
 
 struct RopeTable {
-  // Angle position * frequency[pair] and the magnitude factor of YaRN (1 elsewhere), for each pair of the rotated
-  // part; `scale` multiplies both cosine and sine.
+  // Angle position * frequency[pair] and the magnitude factor of YaRN (1 elsewhere), for each pair of the
+  // rotated part; `scale` multiplies both cosine and sine.
   std::vector<float> frequency;  // [rotary_dim / 2]
   float scale = 1.0f;
 };
@@ -58,26 +59,27 @@ struct AttentionArgs {
 
 // One query's scores over stored index keys, for the query heads that share one key head.
 struct IndexScoreArgs {
-  float* scores;               // [count rounded up to 16]
-  const float* q;              // [heads, dim]
-  const float* head_weight;    // [heads], relu_sum only, already scaled; else null
+  float* scores;             // [count rounded up to 16]
+  const float* q;            // [heads, dim]
+  const float* head_weight;  // [heads], relu_sum only, already scaled; else null
   size_t heads;
-  size_t count;                // slots 0 .. count-1 are scored
+  size_t count;  // slots 0 .. count-1 are scored
   IndexKeyView keys;
   IndexCombine combine;
-  bool accumulate;             // add to `scores` (several key heads voting on one shared set) instead of storing
+  bool accumulate;  // add to `scores` (several key heads voting on one shared set) instead of storing
 };
 
-// A family of kernels: `reference` (scalar, fp32, exact dequantised weights) or one SIMD target. All functions are
-// deterministic: equal inputs give bitwise equal outputs, whatever the number of threads. Sizes are trusted (the
-// model checks them when weights are bound); nothing here throws but for lack of memory.
+// A family of kernels: `reference` (scalar, fp32, exact dequantised weights) or one SIMD target. All
+// functions are deterministic: equal inputs give bitwise equal outputs, whatever the number of threads. Sizes
+// are trusted (the model checks them when weights are bound); nothing here throws but for lack of memory.
 class Kernels {
  public:
   virtual ~Kernels() = default;
   virtual std::string_view name() const = 0;
 
-  // Copies a matrix into this family's layout, giving the file's pages back as it goes. Row r of the result is row
-  // row_order[r] of the source (empty: the same order); used to turn interleaved-RoPE files into half-split ones.
+  // Copies a matrix into this family's layout, giving the file's pages back as it goes. Row r of the result
+  // is row row_order[r] of the source (empty: the same order); used to turn interleaved-RoPE files into
+  // half-split ones.
   virtual std::unique_ptr<PackedMatrix> pack(const MatrixSource& source, std::span<const uint32_t> row_order,
                                              const Threads& threads) const = 0;
 
@@ -85,7 +87,8 @@ class Kernels {
   virtual void matmul(std::span<const MatmulJob> jobs, const float* x, size_t tokens, KernelScratch& scratch,
                       const Threads& threads) const = 0;
 
-  // out[row] = x[row] / sqrt(mean(x[row]^2) + eps) * weight. out, x [rows, dim] (may be the same), weight [dim].
+  // out[row] = x[row] / sqrt(mean(x[row]^2) + eps) * weight. out, x [rows, dim] (may be the same), weight
+  // [dim].
   virtual void rms_norm(float* out, const float* x, const float* weight, float eps, size_t rows,
                         size_t dim) const = 0;
 
@@ -109,8 +112,8 @@ class Kernels {
   // See IndexCombine for the formulas. Runs on the calling thread; `worker` picks the scratch.
   virtual void index_scores(const IndexScoreArgs& args, KernelScratch& scratch, int worker) const = 0;
 
-  // The k best of scores[0 .. count): writes min(k, count) indices in ascending order, returns how many. Equal
-  // scores (-0 equals +0) go to the larger index. NaN counts as the lowest score.
+  // The k best of scores[0 .. count): writes min(k, count) indices in ascending order, returns how many.
+  // Equal scores (-0 equals +0) go to the larger index. NaN counts as the lowest score.
   virtual size_t top_k(uint32_t* out, const float* scores, size_t count, size_t k, KernelScratch& scratch,
                        int worker) const = 0;
 };
@@ -118,11 +121,13 @@ class Kernels {
 // "reference" and the SIMD families this machine can run, slowest first: {"reference", "avx2", "avx512"}.
 std::vector<std::string_view> available_kernels();
 
-// The family by name; "auto" is the fastest available, or the one the environment variable KEYSIEVE_KERNELS names.
-// Throws Error{usage} for an unknown name or one this machine cannot run, listing those it can.
+// The family by name; "auto" is the fastest available, or the one the environment variable KEYSIEVE_KERNELS
+// names. Throws Error{usage} for an unknown name or one this machine cannot run, listing those it can.
 std::shared_ptr<const Kernels> make_kernels(std::string_view name = "auto");
 
-// Grows one worker's scratch to at least `bytes` (64-byte aligned) and returns it.
+// Grows one worker's scratch to at least `bytes` (64-byte aligned) and returns it. Its content, and any
+// pointer from an earlier call for the same worker, is lost: a caller that holds worker scratch must not call
+// another kernel.
 std::byte* worker_scratch(KernelScratch& scratch, int worker, size_t bytes);
 std::byte* shared_scratch(KernelScratch& scratch, size_t bytes);
 

@@ -8,8 +8,8 @@ namespace keysieve {
 enum class KvType : uint8_t { f32, f16 };
 inline size_t bytes_per_value(KvType type) { return type == KvType::f32 ? 4 : 2; }
 
-// The keys (after RoPE) and values one layer has stored, by slot. A slot is a row of the store; in a full cache slot
-// and position are the same number.
+// The keys (after RoPE) and values one layer has stored, by slot. A slot is a row of the store; in a full
+// cache slot and position are the same number.
 struct KvView {
   const std::byte* keys;    // [kv_heads, capacity, head_dim] of `type`
   const std::byte* values;  // [kv_heads, capacity, head_dim] of `type`

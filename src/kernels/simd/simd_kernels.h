@@ -1,0 +1,17 @@
+#pragma once
+
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace keysieve {
+
+// The SIMD families compiled in that this machine can run, slowest first ("avx2", "avx512").
+std::vector<std::string_view> simd_kernel_names();
+
+// One of them, or null for any other name.
+std::unique_ptr<Kernels> make_simd_kernels(std::string_view name);
+
+}  // namespace keysieve
