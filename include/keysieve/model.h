@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "keysieve/text_codec.h"
+
+namespace keysieve {
+
+// How keys and values are kept. f32 is for comparing against references.
+enum class KvPrecision : uint8_t { f16, f32 };
+
+struct LoadOptions {
+  int threads = 0;               // 0: one per core this process may run on
+  std::string kernels = "auto";  // "auto", "reference" or a name of kernel_families()
+  size_t context = 0;  // positions a session may hold; 0: the model's own limit, which it may not pass
+  KvPrecision kv = KvPrecision::f16;
+  // Where short names are looked up: FOLDER/NAME/ or FOLDER/NAME.gguf. Empty: default_model_folders().
+  std::vector<std::filesystem::path> folders;
+};
+
+// models/ under the working directory, then models/ beside the program's folder, then $KEYSIEVE_MODELS' parts
+// (separated by ':'), which come first where set. Folders that do not exist are left out.
+std::vector<std::filesystem::path> default_model_folders();
+
+struct ModelInfo {
+  std::string path;
+  std::string architecture;  // "llama", "qwen2", "qwen3"
+  std::string name;          // from the file, may be empty
+  size_t layers = 0;
+  size_t hidden = 0;
+  size_t heads = 0;
+  size_t kv_heads = 0;
+  size_t head_dim = 0;
+  size_t mlp = 0;
+  size_t vocabulary = 0;
+  size_t context = 0;  // positions a session may hold
+  uint64_t file_bytes = 0;
+  uint64_t weights_bytes = 0;       // weights in memory, packed
+  uint64_t kv_bytes_per_token = 0;  // keys and values of all layers
+  double load_seconds = 0;
+  std::string kernels;  // the family in use: "avx2"
+  int threads = 0;
+};
+
+// Weights and text side of one model, read-only. Movable; sessions keep what they need alive.
+class LanguageModel {
+ public:
+  // `model` is a GGUF file, a folder with config.json and *.safetensors, a Hub id ("org/name", looked up in
+  // the Hub cache) or a short name. Throws Error{file} for what cannot be found or read, Error{format} for
+  // damaged files, Error{unsupported} for architectures and types this build cannot run, Error{usage} for
+  // options out of range, Error{resource} where memory runs out.
+  static LanguageModel load(std::string_view model, const LoadOptions& options = {});
+
+  LanguageModel(LanguageModel&&) noexcept;
+  LanguageModel& operator=(LanguageModel&&) noexcept;
+  ~LanguageModel();
+
+  const ModelInfo& info() const;
+  const TextCodec& text() const;
+
+  struct Impl;
+  const std::shared_ptr<const Impl>& impl() const { return impl_; }
+
+ private:
+  explicit LanguageModel(std::shared_ptr<const Impl> impl);
+  std::shared_ptr<const Impl> impl_;
+};
+
+}  // namespace keysieve

@@ -1,0 +1,156 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "keysieve/indexer.h"
+#include "keysieve/model.h"
+
+namespace keysieve {
+
+enum class CacheKind : uint8_t {
+  full,    // every key and value stays; attention still reads only the selected
+  fixed,   // after the prompt each layer keeps exactly `budget` entries, for ever
+  tiered,  // selected rows stay in RAM, the others in a cold store from which they can come back
+};
+enum class SelectionScope : uint8_t {
+  from_indexer,  // as the indexer's file says
+  shared,        // one set of positions per layer
+  per_group,     // one set per KV head
+};
+
+struct SessionOptions {
+  std::optional<LightningIndexer> indexer;  // nullopt: dense attention
+  size_t budget = 0;  // positions each query may read, sinks and recent included; 0: the indexer's own
+  std::optional<size_t> sinks;  // first positions always read; nullopt: the indexer's own
+  std::optional<size_t>
+      recent;  // last positions always read, the query's own included; nullopt: the indexer's own
+  SelectionScope selection = SelectionScope::from_indexer;
+  CacheKind cache = CacheKind::full;
+  size_t context = 0;  // positions to reserve; 0: the model's
+};
+
+// Filters work in this order: repetition penalty, top-k, top-p, min-p, temperature, draw (llama.cpp's order).
+struct SamplingOptions {
+  float temperature = 0;         // 0: greedy, the other filters are then not used except the penalty
+  size_t top_k = 0;              // the k most likely; 0: all
+  float top_p = 1;               // the fewest most likely that reach this share; 1: all
+  float min_p = 0;               // at least this share of the most likely one's probability; 0: all
+  float repetition_penalty = 1;  // > 1 makes every token seen so far less likely (CTRL, arXiv 1909.05858)
+  uint64_t seed = 0;             // equal seeds give equal texts, on every machine
+};
+
+struct GenerateOptions {
+  size_t max_tokens = 256;
+  SamplingOptions sampling;
+  std::vector<std::string> stop;  // the text ends before the first of these
+  bool ignore_end_tokens = false;
+  const std::atomic<bool>* cancel =
+      nullptr;  // set to true (from a signal handler, say): stops as soon as it can
+  std::function<void(size_t done, size_t total)> on_prefill;  // prompt tokens processed, after each chunk
+};
+
+enum class StopReason : uint8_t {
+  end_token,    // "end": the model said so
+  stop_string,  // "stop"
+  max_tokens,   // "length"
+  context,      // "context": no position left
+  interrupted,  // "interrupted": cancel or the callback
+};
+std::string_view to_string(StopReason reason);
+
+struct PhaseStatistics {
+  size_t tokens = 0;
+  double seconds = 0;
+  double positions_read = 0;   // by one query in one layer, mean over queries, layers and KV heads
+  uint64_t kv_bytes_read = 0;  // keys and values of the positions read, summed over queries and layers
+  double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
+};
+
+struct MemoryStatistics {
+  uint64_t weights_bytes = 0;
+  uint64_t kv_hot_bytes = 0;   // keys and values in RAM
+  uint64_t kv_cold_bytes = 0;  // in the cold store
+  uint64_t index_bytes = 0;    // index keys
+  uint64_t peak_rss_bytes = 0;
+};
+
+struct Statistics {
+  PhaseStatistics prefill;
+  PhaseStatistics decode;
+  uint64_t kv_bytes_kept = 0;  // hot and cold, at the end
+  MemoryStatistics memory;
+};
+
+struct GenerateResult {
+  std::string text;                // without the stop string and the end token
+  std::vector<int32_t> token_ids;  // all tokens drawn, an end token included
+  size_t prompt_tokens = 0;
+  size_t reused_tokens = 0;  // of the prompt, found in the cache from before
+  StopReason stop_reason = StopReason::max_tokens;
+  Statistics statistics;  // of this call
+};
+
+// One sequence: KV cache, index keys and counters.
+class Session {
+ public:
+  // Throws Error{usage} for options out of range (a budget smaller than sinks + recent, a cache that needs an
+  // indexer without one), Error{mismatch} for an indexer of another model, Error{unsupported},
+  // Error{resource}.
+  explicit Session(const LanguageModel& model, const SessionOptions& options = {});
+  Session(Session&&) noexcept;
+  Session& operator=(Session&&) noexcept;
+  ~Session();
+
+  // Called with each piece of text that can be shown: whole characters, nothing that may still become a stop
+  // string. Return false to stop.
+  using TextCallback = std::function<bool(std::string_view piece)>;
+
+  // Continues `prompt` (ids of the whole sequence, not what is new). What the cache holds of it is reused: a
+  // prompt that begins with the tokens of the last call is processed from where it differs; a cache that has
+  // dropped positions (fixed) is started anew unless the prompt extends it. Throws Error{mismatch} with the
+  // numbers for a prompt that leaves no room in the context, Error{usage} for an empty one or for ids outside
+  // the vocabulary.
+  GenerateResult generate(std::span<const int32_t> prompt, const GenerateOptions& options = {},
+                          const TextCallback& on_text = {});
+
+  // Appends tokens to the sequence; afterwards last_logits() is [vocabulary]. Returns false where `cancel`
+  // stopped it (the sequence then holds the chunks already done). Throws as generate().
+  bool prefill(std::span<const int32_t> tokens, const std::atomic<bool>* cancel = nullptr);
+  std::span<const float> last_logits() const;
+
+  // One row [vocabulary] per token, in order, of a fresh sequence (clear() first and last).
+  using LogitsCallback = std::function<void(size_t position, std::span<const float> row)>;
+  // `selection`: if given, filled with what was read: [layer][query][group] -> ascending positions (one group
+  // where the selection is shared, or attention is dense).
+  using SelectionRecord = std::vector<std::vector<std::vector<std::vector<uint32_t>>>>;
+  void logits(std::span<const int32_t> tokens, const LogitsCallback& on_row,
+              SelectionRecord* selection = nullptr, const std::atomic<bool>* cancel = nullptr);
+
+  // The same into files: float32 .npy [tokens, vocabulary], and JSON [layer][query] -> positions (per-group
+  // selections: [layer][query][group] -> positions) unless the path is empty. The files appear whole or not
+  // at all. Throws Error{file} too. Returns false where `cancel` stopped it.
+  bool write_logits(std::span<const int32_t> tokens, const std::filesystem::path& npy,
+                    const std::filesystem::path& selection = {}, const std::atomic<bool>* cancel = nullptr);
+
+  void clear();                   // forgets the sequence and its statistics; the memory is given back
+  size_t length() const;          // tokens in the sequence
+  size_t capacity() const;        // tokens it can hold
+  size_t budget() const;          // in use; 0: dense
+  Statistics statistics() const;  // since the last clear()
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace keysieve

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace keysieve {
+
+// "0.1.0"
+std::string version();
+
+// The kernel families this machine can run, slowest first: {"reference", "avx2", ...}.
+std::vector<std::string> kernel_families();
+
+}  // namespace keysieve
