@@ -1,0 +1,41 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "cache/kv_cache.h"
+#include "cache/layer_store.h"
+
+namespace keysieve {
+
+// Every position stays; attention reads only what the selector picks. Slot and position are the same number.
+class FullCache final : public KvCache {
+ public:
+  FullCache(const CacheShape& shape, std::shared_ptr<const Kernels> kernels);
+
+  const CacheShape& shape() const override { return shape_; }
+  size_t sets() const override { return 1; }
+  bool keeps_everything() const override { return true; }
+  void append(size_t layer, const KvRows& rows) override;
+  size_t size(size_t layer) const override { return sizes_[layer]; }
+  KvView kv(size_t layer) const override { return stores_[layer].kv(); }
+  std::span<const IndexKeyView> index_keys(size_t layer) const override {
+    return stores_[layer].index_keys();
+  }
+  const int32_t* slot_positions(size_t) const override { return nullptr; }
+  size_t budget(size_t) const override { return 0; }
+  void keep_best(size_t, std::span<const float>) override {}
+  CacheBytes bytes() const override;
+  void clear() override;
+  // Forgets the positions from `tokens` on in every layer (a shared prompt prefix is kept, the rest
+  // rewritten).
+  void truncate(size_t tokens);
+
+ private:
+  CacheShape shape_;
+  std::shared_ptr<const Kernels> kernels_;
+  std::vector<LayerStore> stores_;  // [layers]
+  std::vector<size_t> sizes_;       // [layers]
+};
+
+}  // namespace keysieve

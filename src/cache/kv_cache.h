@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/index_keys.h"
+#include "kernels/kv_view.h"
+
+namespace keysieve {
+
+struct CacheShape {
+  size_t layers = 0;
+  size_t kv_heads = 0;
+  size_t head_dim = 0;
+  KvType kv_type = KvType::f16;
+  // Most positions a layer may hold. Address space is reserved for all of them, memory is taken as they
+  // arrive.
+  size_t capacity = 0;
+  // Index keys kept beside the rows; heads 0: none.
+  size_t index_heads = 0;
+  size_t index_dim = 0;
+  IndexKeyType index_type = IndexKeyType::i8;
+};
+
+// The rows of a chunk of tokens.
+struct KvRows {
+  const float* keys;         // [tokens, kv_heads, head_dim], after RoPE
+  const float* values;       // [tokens, kv_heads, head_dim]
+  const float* index_keys;   // [tokens, index_heads, index_dim]; null without index keys
+  const int32_t* positions;  // [tokens], ascending
+  size_t tokens;
+};
+
+// Bytes in use by tier.
+struct CacheBytes {
+  uint64_t hot = 0;    // keys and values in RAM
+  uint64_t cold = 0;   // keys and values elsewhere
+  uint64_t index = 0;  // index keys with their scales
+  uint64_t total() const { return hot + cold + index; }
+};
+
+// What each layer remembers of the tokens so far. One object serves one sequence. Rows live in slots; a layer
+// may keep different positions per KV head (`sets` of them). The order of calls:
+//   prefill, per chunk and layer:  append -> select -> attention; after the LAST chunk's attention, if
+//                                  over_budget(layer): keep_best(layer, scores by voters() queries)
+//   decode, per layer:             append -> if over_budget(layer): keep_best(layer, scores of this query)
+//                                  -> attention over what is left (the new row itself may be gone)
+class KvCache {
+ public:
+  virtual ~KvCache() = default;
+
+  virtual const CacheShape& shape() const = 0;
+  virtual size_t sets() const = 0;  // 1, or kv_heads where each KV head keeps its own positions
+  // True where a full view needs no keep_best: slot and position are one number and selectors choose per
+  // query.
+  virtual bool keeps_everything() const = 0;
+
+  // Stores rows behind those present. Throws Error{mismatch} past the capacity (full) and Error{usage} for
+  // positions out of order.
+  virtual void append(size_t layer, const KvRows& rows) = 0;
+
+  virtual size_t size(size_t layer) const = 0;  // slots filled: 0 .. size-1
+  virtual KvView kv(size_t layer) const = 0;
+  virtual std::span<const IndexKeyView> index_keys(size_t layer) const = 0;  // [index_heads]
+  // [sets, kv(layer).capacity]; null: slot and position are the same number. Valid until the next change.
+  virtual const int32_t* slot_positions(size_t layer) const = 0;
+  // Positions held by one set, ascending.
+  std::vector<int32_t> positions(size_t layer, size_t set) const;
+
+  virtual size_t budget(size_t layer) const = 0;  // 0: no limit
+  bool over_budget(size_t layer) const { return budget(layer) != 0 && size(layer) > budget(layer); }
+  virtual size_t voters() const { return 1; }  // queries whose scores the cut after prefill should add up
+  // Keeps the budget(layer) best of each set, those protected first; among equals the older goes. scores
+  // [sets, size(layer)] by slot. Nothing happens to a layer within its budget.
+  virtual void keep_best(size_t layer, std::span<const float> scores) = 0;
+
+  virtual CacheBytes bytes() const = 0;
+  // Forgets everything and gives the memory back; the object can be used for the next sequence.
+  virtual void clear() = 0;
+};
+
+}  // namespace keysieve

@@ -1,0 +1,129 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "indexer/indexer_config.h"
+#include "indexer/layer_query.h"
+#include "kernels/selection.h"
+
+namespace keysieve {
+
+// How many positions a query may read and which are never left out. Sinks and recent count in the budget.
+struct SelectionPolicy {
+  size_t budget = 2048;
+  std::vector<size_t> budgets;  // [layers] or empty; 0: the layer is dense
+  size_t sinks = 0;
+  size_t recent = 0;
+  SelectionScope scope = SelectionScope::shared;
+
+  size_t layer_budget(size_t layer) const { return layer < budgets.size() ? budgets[layer] : budget; }
+  // Throws Error{usage} for a budget of 0 (not in `budgets`) and for sinks + recent > a budget.
+  void validate() const;
+  static SelectionPolicy from(const IndexerConfig& config);
+};
+
+// The selections of one chunk, in the layout attention reads. Memory is kept between chunks.
+class SelectionBuffer {
+ public:
+  void reset(size_t queries, size_t groups, size_t budget);
+  uint32_t* row(size_t query, size_t group) { return slots_.data() + (query * groups_ + group) * budget_; }
+  uint32_t& count(size_t query, size_t group) { return counts_[query * groups_ + group]; }
+  std::span<const uint32_t> slots(size_t query, size_t group) const;  // [count], ascending
+  SelectionView view() const { return {slots_.data(), counts_.data(), groups_, budget_}; }
+  size_t queries() const { return queries_; }
+  size_t groups() const { return groups_; }
+
+ private:
+  size_t queries_ = 0;
+  size_t groups_ = 1;
+  size_t budget_ = 0;
+  std::vector<uint32_t> slots_;   // [queries, groups, budget], the first counts[..] of each row used
+  std::vector<uint32_t> counts_;  // [queries, groups]
+};
+
+// The positions every query read, kept for evaluation and pictures. Costs nothing where LayerQuery::recorder
+// is null.
+class SelectionRecorder {
+ public:
+  struct Row {
+    int32_t query;                             // its position
+    std::vector<std::vector<int32_t>> groups;  // [groups][count], ascending positions; one group: shared
+  };
+  // Selector's side: `selection` null means every candidate was read.
+  void record(const LayerQuery& query, const SelectionBuffer* selection);
+  // For a query that read exactly the stored positions `groups` (a fixed cache in decode).
+  void record(size_t layer, int32_t query, std::vector<std::vector<int32_t>> groups);
+  const std::vector<std::vector<Row>>& layers() const {
+    return layers_;
+  }  // [layer][query in order of arrival]
+  void clear() { layers_.clear(); }
+
+ private:
+  std::vector<Row>& layer(size_t index);
+  std::vector<std::vector<Row>> layers_;
+};
+
+// Chooses the keys each query of a layer reads. The model calls, per layer and chunk: project_keys, appends
+// the keys to the cache, select, attention. One selector serves one session (it keeps working memory).
+class KeySelector {
+ public:
+  virtual ~KeySelector() = default;
+
+  virtual size_t groups() const = 0;              // sets per query: 1 or the model's kv_heads
+  virtual size_t budget(size_t layer) const = 0;  // 0: the layer is dense
+
+  // What the cache must hold beside keys and values; heads 0: nothing, and project_keys is not called.
+  struct KeyShape {
+    size_t heads = 0;
+    size_t dim = 0;
+    IndexKeyType type = IndexKeyType::f32;
+  };
+  virtual KeyShape key_shape() const { return {}; }
+  // keys [inputs.tokens, heads, dim] of key_shape()
+  virtual void project_keys(float* keys, size_t layer, const LayerInputs& inputs, KernelContext& context);
+
+  // False: every query of the chunk reads all its candidates, `out` is untouched and attention runs dense.
+  // True: `out` holds the selection of every query.
+  virtual bool select(const LayerQuery& query, KernelContext& context, SelectionBuffer& out) = 0;
+
+  // What a cache that must forget goes by: scores [groups, query.slots()], the sum over the last
+  // min(voters, tokens) queries of their scores (0 where a slot is no candidate of a voter). voters 1 is the
+  // seed's rule.
+  virtual void scores(float* scores, const LayerQuery& query, size_t voters, KernelContext& context) = 0;
+};
+
+// A selector that gives every candidate a score: always-kept positions first, then the best of the rest, ties
+// to the more recent. Derived classes supply the scores only.
+class ScoringSelector : public KeySelector {
+ public:
+  // `kv_heads` sets where the policy's scope is per_group. Throws as SelectionPolicy::validate.
+  ScoringSelector(SelectionPolicy policy, size_t kv_heads);
+
+  const SelectionPolicy& policy() const { return policy_; }
+  size_t groups() const override { return groups_; }
+  size_t budget(size_t layer) const override { return policy_.layer_budget(layer); }
+  bool select(const LayerQuery& query, KernelContext& context, SelectionBuffer& out) override;
+  void scores(float* scores, const LayerQuery& query, size_t voters, KernelContext& context) override;
+
+ protected:
+  // Called once before the queries [first, tokens) of the chunk are scored, on the calling thread.
+  virtual void prepare(const LayerQuery& query, size_t first, KernelContext& context);
+  // Scores of slots 0 .. candidates(index)-1 for one query and set: out [candidates rounded up to 16]. Called
+  // from worker `worker`; kernels' scratch of that worker is free to use.
+  virtual void score(float* out, const LayerQuery& query, size_t index, size_t group, KernelContext& context,
+                     int worker) = 0;
+
+ private:
+  void select_one(const LayerQuery& query, size_t index, size_t group, KernelContext& context, int worker,
+                  SelectionBuffer& out);
+
+  SelectionPolicy policy_;
+  size_t groups_;
+  std::vector<std::vector<float>> worker_scores_;  // [threads][slots rounded up to 16]
+};
+
+}  // namespace keysieve

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "indexer/indexer.h"
+#include "indexer/key_selector.h"
+
+namespace keysieve {
+
+// Goes by a learned (or calibrated) indexer. With several key heads and scope shared, the key heads' scores
+// are added up.
+class LearnedSelector final : public ScoringSelector {
+ public:
+  // Throws Error{usage} for scope per_group with an indexer of one key head, and as
+  // SelectionPolicy::validate.
+  LearnedSelector(std::shared_ptr<const Indexer> indexer, SelectionPolicy policy);
+
+  const Indexer& indexer() const { return *indexer_; }
+  KeyShape key_shape() const override;
+  void project_keys(float* keys, size_t layer, const LayerInputs& inputs, KernelContext& context) override;
+
+ protected:
+  void prepare(const LayerQuery& query, size_t first, KernelContext& context) override;
+  void score(float* out, const LayerQuery& query, size_t index, size_t group, KernelContext& context,
+             int worker) override;
+
+ private:
+  std::shared_ptr<const Indexer> indexer_;
+  size_t first_ = 0;                 // the chunk's query in row 0 of the two arrays
+  std::vector<float> queries_;       // [tokens - first, heads, dim]
+  std::vector<float> head_weights_;  // [tokens - first, heads], relu_sum only
+};
+
+// The baseline every indexer must beat: sinks, and the most recent positions up to the budget (StreamingLLM,
+// arXiv 2309.17453).
+class RecentSelector final : public ScoringSelector {
+ public:
+  RecentSelector(SelectionPolicy policy, size_t kv_heads);
+
+ protected:
+  void score(float* out, const LayerQuery& query, size_t index, size_t group, KernelContext& context,
+             int worker) override;
+};
+
+// Sinks, recent and a random rest, the same for the same seed, layer, query position and set.
+class RandomSelector final : public ScoringSelector {
+ public:
+  RandomSelector(SelectionPolicy policy, size_t kv_heads, uint64_t seed);
+
+ protected:
+  void score(float* out, const LayerQuery& query, size_t index, size_t group, KernelContext& context,
+             int worker) override;
+
+ private:
+  uint64_t seed_;
+};
+
+}  // namespace keysieve
