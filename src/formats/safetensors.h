@@ -43,7 +43,7 @@ class SafetensorsFile {
   std::string subject_;
   std::map<std::string, std::string> metadata_;
   std::vector<TensorInfo> tensors_;
-  std::unordered_map<std::string, size_t> index_;
+  std::unordered_map<std::string_view, size_t> index_;  // keys are the tensors' names
 };
 
 // A tensor to be written; `data` is the elements in C order, little endian.
