@@ -8,6 +8,7 @@
 
 #include "core/threads.h"
 #include "formats/model_location.h"
+#include "indexer/model_shape.h"
 #include "kernels/kernels.h"
 #include "model/config.h"
 #include "model/weights.h"
@@ -36,12 +37,14 @@ class Model {
   const ModelWeights& weights() const { return weights_; }
   const RopeTable& rope() const { return rope_; }
   const Kernels& kernels() const { return *kernels_; }
+  const std::shared_ptr<const Kernels>& shared_kernels() const { return kernels_; }
   const Threads& threads() const { return threads_; }
   const std::filesystem::path& path() const { return path_; }
 
   uint64_t weights_bytes() const { return weights_.bytes; }
   uint64_t fingerprint() const { return weights_.fingerprint; }
   std::string fingerprint_text() const;  // 16 hexadecimal digits, as indexer files hold it
+  ModelShape shape() const;              // what an indexer must agree with, fingerprint included
   // f16 where the weights are quantised; f32 where they are not, because rounding keys and values would then
   // be the only rounding of the whole forward.
   KvType default_kv_type() const { return weights_.quantized ? KvType::f16 : KvType::f32; }

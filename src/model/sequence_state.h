@@ -2,19 +2,27 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 
+#include "cache/kv_cache.h"
+#include "indexer/key_selector.h"
 #include "kernels/kernels.h"
 #include "model/model.h"
 
 namespace keysieve {
 
 struct SequenceOptions {
-  size_t context = 0;      // positions to reserve; 0: the model's
+  size_t context = 0;      // positions to reserve, at most the model's; 0: the model's
   size_t max_chunk = 512;  // tokens one forward() may take: its buffers are allocated once for this many
   std::optional<KvType> kv_type;  // nullopt: Model::default_kv_type()
+  // Chooses the positions each query reads; null: dense. It keeps working memory, so it belongs to this state
+  // alone.
+  std::shared_ptr<KeySelector> selector;
+  // Makes the cache from the shape that model and selector need; empty: a FullCache.
+  std::function<std::unique_ptr<KvCache>(const CacheShape&, std::shared_ptr<const Kernels>)> make_cache;
 };
 
 // What attention and the indexer read, summed since the last clear(), so that reports need not estimate.
@@ -30,16 +38,12 @@ struct WorkCounters {
   }
 };
 
-struct SequenceMemory {
-  uint64_t kv_hot_bytes = 0;   // keys and values in RAM, rows in use
-  uint64_t kv_cold_bytes = 0;  // in the cold store
-  uint64_t index_bytes = 0;    // index keys and their scales
-};
-
 // One sequence: the KV store and index keys of every layer, the position reached, and the buffers a forward
 // works in (allocated once, for max_chunk tokens). Belongs to one model. Movable.
 class SequenceState {
  public:
+  // Throws Error{usage} for options out of range, a cache that forgets without a selector to go by, or one
+  // whose sets differ from the selector's groups; Error{resource}.
   explicit SequenceState(std::shared_ptr<const Model> model, const SequenceOptions& options = {});
   SequenceState(SequenceState&&) noexcept;
   SequenceState& operator=(SequenceState&&) noexcept;
@@ -49,6 +53,9 @@ class SequenceState {
   size_t context() const;   // positions there is room for
   size_t max_chunk() const;
   KvType kv_type() const;
+  const Model& model() const;
+  const KvCache& cache() const;
+  KeySelector* selector() const;               // null: dense
   std::span<const float> last_logits() const;  // [vocabulary] after a forward that computed them; else empty
 
   void clear();  // forgets the sequence and the counters; gives the caches' pages back
@@ -57,7 +64,7 @@ class SequenceState {
   bool truncate(size_t positions);
 
   const WorkCounters& work() const;
-  SequenceMemory memory() const;
+  CacheBytes memory() const { return cache().bytes(); }
 
   struct Impl;
   Impl& impl() { return *impl_; }

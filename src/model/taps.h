@@ -25,20 +25,18 @@ struct ForwardTaps {
   std::function<void(const TapPlace&, const float* q, const float* k, const float* v)> projections;
   // Before the output projection: out [tokens, heads, head_dim].
   std::function<void(const TapPlace&, const float* out)> attention;
-  // The residual stream after the layer: x [tokens, hidden]. Layer 0 of `embedding` is the input of layer 0.
+  // The residual stream after the layer: x [tokens, hidden].
   std::function<void(const TapPlace&, const float* x)> residual;
+  // The residual stream before the first layer: x [tokens, hidden].
   std::function<void(const TapPlace&, const float* x)> embedding;
   // After the final norm: x [tokens, hidden]. Only for the tokens whose logits are computed.
   std::function<void(size_t first_position, size_t tokens, const float* x)> final_norm;
-  // Indexer scores of one query for the candidates it chose from, in the order of `positions`: both
-  // [candidates]. group is 0 for a shared selection. Only for queries that had to choose.
+  // What the selector thinks of one query's candidates, for every query and layer with a budget: positions
+  // and scores [candidates], in slot order; group is 0 for a shared selection. Worked out a second time for
+  // the tap.
   std::function<void(size_t layer, size_t query_position, size_t group, std::span<const int32_t> positions,
                      std::span<const float> scores)>
       scores;
-  // The positions one query read, ascending; group is 0 for a shared selection or dense attention. Every
-  // query.
-  std::function<void(size_t layer, size_t query_position, size_t group, std::span<const int32_t> positions)>
-      selection;
 };
 
 }  // namespace keysieve

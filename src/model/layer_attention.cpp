@@ -1,0 +1,183 @@
+#include <algorithm>
+#include <cmath>
+
+#include "model/decoder_layer.h"
+
+namespace keysieve {
+namespace {
+
+LayerInputs inputs_of(const Chunk& chunk) {
+  const ForwardBuffers& b = chunk.state.buffers;
+  return {.hidden = b.normed.data(),
+          .q = b.q.data(),
+          .k = b.k.data(),
+          .positions = b.positions.data(),
+          .tokens = chunk.tokens};
+}
+
+// The chunk's queries against all rows stored so far, the chunk's own included.
+LayerQuery query_of(const Chunk& chunk, size_t layer) {
+  const KvCache& cache = *chunk.state.cache;
+  return {.layer = layer,
+          .inputs = inputs_of(chunk),
+          .first_visible = cache.size(layer) - chunk.tokens,
+          .kv = cache.kv(layer),
+          .index_keys = cache.index_keys(layer),
+          .slot_positions = cache.slot_positions(layer),
+          .recorder = chunk.options.recorder};
+}
+
+void append(Chunk& chunk, size_t layer) {
+  SequenceState::Impl& state = chunk.state;
+  ForwardBuffers& b = state.buffers;
+  if (state.index.heads > 0) {
+    KernelContext context = state.context();
+    state.selector->project_keys(b.index_keys.data(), layer, inputs_of(chunk), context);
+  }
+  state.cache->append(layer, {.keys = b.k.data(),
+                              .values = b.v.data(),
+                              .index_keys = state.index.heads > 0 ? b.index_keys.data() : nullptr,
+                              .positions = b.positions.data(),
+                              .tokens = chunk.tokens});
+}
+
+// Queries [first, first + count) of the chunk; selection null: each reads all slots up to its own.
+void attend(Chunk& chunk, size_t layer, size_t first, size_t count, size_t first_visible,
+            const SelectionView* selection) {
+  if (count == 0) return;
+  const ModelConfig& config = chunk.config();
+  ForwardBuffers& b = chunk.state.buffers;
+  const KvView kv = chunk.state.cache->kv(layer);
+  chunk.kernels().attention({.out = b.attention.data() + first * config.q_width(),
+                             .q = b.q.data() + first * config.q_width(),
+                             .queries = count,
+                             .heads = config.heads,
+                             .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
+                             .kv = kv,
+                             .first_visible = first_visible,
+                             .selection = selection},
+                            chunk.state.scratch, chunk.state.model->threads());
+
+  uint64_t rows = 0;
+  for (size_t i = 0; i < count; ++i) {
+    if (selection == nullptr) {
+      rows += (first_visible + i + 1) * config.kv_heads;
+    } else {
+      for (size_t g = 0; g < selection->groups; ++g) {
+        rows += selection->count(i, g) * (config.kv_heads / selection->groups);
+      }
+    }
+  }
+  WorkCounters& work = chunk.state.work;
+  work.queries += count * config.kv_heads;
+  work.positions_read += rows;
+  work.kv_bytes_read += rows * 2 * config.head_dim * bytes_per_value(kv.type);
+}
+
+// Bytes of index keys that scoring `slots` slots reads.
+uint64_t index_bytes(const KeySelector::KeyShape& shape, uint64_t slots) {
+  const uint64_t key = padded_index_dim(shape.dim) * (shape.type == IndexKeyType::f32 ? 4 : 1) +
+                       (shape.type == IndexKeyType::i8 ? sizeof(float) : 0);
+  return slots * shape.heads * key;
+}
+
+// Queries with no more candidates than the budget read them all, without indexer work; the rest read what the
+// selector picks.
+void attend_selected(Chunk& chunk, const LayerQuery& query) {
+  SequenceState::Impl& state = chunk.state;
+  KernelContext context = state.context();
+  if (!state.selector->select(query, context, state.selection)) {
+    return attend(chunk, query.layer, 0, chunk.tokens, query.first_visible, nullptr);
+  }
+  const size_t budget = state.selector->budget(query.layer);
+  const size_t dense =
+      budget > query.first_visible ? std::min(budget - query.first_visible, chunk.tokens) : 0;
+  attend(chunk, query.layer, 0, dense, query.first_visible, nullptr);
+  SelectionView view = state.selection.view();
+  view.slots += dense * view.groups * view.budget;
+  view.counts += dense * view.groups;
+  attend(chunk, query.layer, dense, chunk.tokens - dense, query.first_visible + dense, &view);
+  for (size_t i = dense; i < chunk.tokens; ++i) {
+    state.work.index_bytes_read += index_bytes(state.index, query.candidates(i));
+  }
+}
+
+// The scores of the last `voters` queries: [groups, slots].
+std::span<const float> score_slots(Chunk& chunk, const LayerQuery& query, size_t voters) {
+  SequenceState::Impl& state = chunk.state;
+  const size_t groups = state.selector->groups();
+  state.scores.resize(groups * query.slots());
+  KernelContext context = state.context();
+  state.selector->scores(state.scores.data(), query, voters, context);
+  state.work.index_bytes_read += index_bytes(state.index, query.slots() * std::min(voters, chunk.tokens));
+  return state.scores;
+}
+
+// Decode of a cache with a budget: the new row is weighed against those kept, the lowest goes (perhaps the
+// new one), and attention reads all that is left.
+void attend_after_drop(Chunk& chunk, const LayerQuery& query) {
+  KvCache& cache = *chunk.state.cache;
+  const size_t layer = query.layer;
+  if (cache.over_budget(layer)) cache.keep_best(layer, score_slots(chunk, query, 1));
+  attend(chunk, layer, 0, 1, cache.size(layer) - 1, nullptr);
+  if (chunk.options.recorder == nullptr) return;
+  std::vector<std::vector<int32_t>> kept;
+  for (size_t set = 0; set < cache.sets(); ++set) kept.push_back(cache.positions(layer, set));
+  chunk.options.recorder->record(layer, chunk.state.buffers.positions[0], std::move(kept));
+}
+
+// Each query's scores, computed for the tap alone.
+void tap_scores(Chunk& chunk, const LayerQuery& query) {
+  const auto& tap = chunk.options.taps->scores;
+  const ModelConfig& config = chunk.config();
+  const WorkCounters work = chunk.state.work;
+  for (size_t i = 0; i < chunk.tokens; ++i) {
+    LayerQuery one = query;
+    one.inputs.hidden += i * config.hidden;
+    one.inputs.q += i * config.q_width();
+    one.inputs.k += i * config.kv_width();
+    one.inputs.positions += i;
+    one.inputs.tokens = 1;
+    one.first_visible += i;
+    const std::span<const float> scores = score_slots(chunk, one, 1);
+    std::vector<int32_t> positions(one.slots());
+    for (size_t group = 0; group < chunk.state.selector->groups(); ++group) {
+      for (size_t slot = 0; slot < positions.size(); ++slot) {
+        const size_t set = chunk.state.cache->sets() == 1 ? 0 : group;
+        positions[slot] = query.slot_positions == nullptr
+                              ? static_cast<int32_t>(slot)
+                              : query.slot_positions[set * query.kv.capacity + slot];
+      }
+      tap(query.layer, chunk.first_position + i, group, positions,
+          scores.subspan(group * positions.size(), positions.size()));
+    }
+  }
+  chunk.state.work = work;  // a look is no work
+}
+
+}  // namespace
+
+void layer_attention(Chunk& chunk, size_t layer) {
+  SequenceState::Impl& state = chunk.state;
+  KvCache& cache = *state.cache;
+  const size_t before = cache.size(layer);
+  append(chunk, layer);
+  const LayerQuery query = query_of(chunk, layer);
+  if (!state.selector || state.selector->budget(layer) == 0) {
+    if (query.recorder != nullptr) query.recorder->record(query, nullptr);
+    return attend(chunk, layer, 0, chunk.tokens, query.first_visible, nullptr);
+  }
+  if (chunk.options.taps && chunk.options.taps->scores) tap_scores(chunk, query);
+
+  // A layer within its budget meets one new row: that is decode, or the same thing at a prompt's end.
+  const bool limited = cache.budget(layer) != 0;
+  if (limited && chunk.tokens == 1 && before <= cache.budget(layer) && !chunk.options.more_to_come) {
+    return attend_after_drop(chunk, query);
+  }
+  attend_selected(chunk, query);
+  if (limited && cache.over_budget(layer) && !chunk.options.more_to_come) {
+    cache.keep_best(layer, score_slots(chunk, query, cache.voters()));
+  }
+}
+
+}  // namespace keysieve
