@@ -73,6 +73,7 @@ SequenceState::Impl::Impl(std::shared_ptr<const Model> for_model, const Sequence
       index(selector ? selector->key_shape() : KeySelector::KeyShape{}),
       max_chunk(checked_chunk(options.max_chunk)),
       cache(make_cache(*model, options, index)),
+      scratch(model->threads()),
       buffers(model->config(), max_chunk, index) {}
 
 SequenceState::SequenceState(std::shared_ptr<const Model> model, const SequenceOptions& options)
