@@ -12,9 +12,9 @@ namespace {
 
 constexpr uint64_t kMaxColumns = uint64_t{1} << 20;
 
-void read_first_row(const keysieve::TensorInfo& tensor) {
+void read_last_row(const keysieve::TensorInfo& tensor) {
   const auto matrix = keysieve::make_matrix(tensor);
-  if (matrix->rows() == 0 || matrix->columns() > kMaxColumns) return;
+  if (matrix->columns() > kMaxColumns) return;
   std::vector<float> values(matrix->columns());
   matrix->read_values(matrix->rows() - 1, values);
   if (const auto format = matrix->affine()) {
@@ -40,7 +40,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     for (const keysieve::TensorInfo& tensor : file.tensors()) {
       try {
-        tensor.shape.size() == 2 ? read_first_row(tensor) : static_cast<void>(keysieve::read_vector(tensor));
+        if (tensor.shape.size() == 2) {
+          read_last_row(tensor);
+        } else {
+          (void)keysieve::read_vector(tensor);
+        }
       } catch (const keysieve::Error&) {
       }
     }

@@ -256,7 +256,8 @@ class MlxMatrix final : public FileMatrix {
 
 void require_matrix(const TensorInfo& tensor) {
   require_readable(tensor);
-  if (tensor.shape.size() != 2) {
+  // With no zero in the shape, rows and columns are bounded by the file's size.
+  if (tensor.shape.size() != 2 || tensor.elements() == 0) {
     throw Error(ErrorKind::mismatch, tensor.subject(), "shape " + shape_text(tensor.shape),
                 "[rows, columns]");
   }
