@@ -26,7 +26,8 @@ enum class SplitBehavior { removed, isolated, merged_with_previous, merged_with_
 
 // One step of cutting text into words; steps run in order, each on the pieces of the one before.
 struct SplitStep {
-  std::string pattern;  // PCRE2 syntax with Unicode properties
+  bool add_prefix_space = false;  // first a space goes before each piece that does not start with one
+  std::string pattern;            // PCRE2 syntax with Unicode properties; empty cuts nothing
   SplitBehavior behavior = SplitBehavior::isolated;
   bool invert = false;  // the pattern describes what lies between the matches
 };
@@ -38,9 +39,9 @@ struct TokenizerSpec {
   std::vector<std::string> tokens;    // [vocabulary], indexed by id; an empty string is an id without a token
   std::vector<std::string> merges;    // "left right", best first
   std::vector<AddedToken> added_tokens;
-  std::vector<int32_t> unused;  // ids that text never produces, though they have a name
+  std::vector<int32_t> unused;        // ids that text never produces, though they have a name
+  std::optional<int32_t> unknown_id;  // stands for bytes without a token; without it they are dropped
   std::vector<SplitStep> splits;
-  bool add_prefix_space = false;  // a space goes before every stretch of text that does not start with one
   bool normalize_nfc = false;
   bool ignore_merges = false;  // a word that is itself a token needs no merging (Llama 3)
   std::optional<int32_t> bos_id;

@@ -1,0 +1,113 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace keysieve {
+
+// The GPT-2 byte alphabet: every byte is spelled as one printable character, so that tokens are printable
+// strings. The 188 printable bytes of Latin-1 stand for themselves, the others for U+0100 to U+0143 in order.
+char32_t byte_alphabet_character(uint8_t byte);
+// The byte that a character of the alphabet stands for.
+std::optional<uint8_t> byte_alphabet_byte(char32_t character);
+
+// Token strings to ids: open addressing over the caller's strings, which must outlive the map and not move.
+class TokenMap {
+ public:
+  // Skips empty strings. Throws Error{format} naming the ids of a token that occurs twice.
+  TokenMap(const std::vector<std::string>& tokens, std::string_view subject);
+  std::optional<int32_t> find(std::string_view token) const;
+
+ private:
+  struct Slot {
+    uint32_t hash;
+    int32_t id;  // -1: empty
+  };
+  const std::vector<std::string>* tokens_;
+  std::vector<Slot> slots_;  // a power of two, at most half full
+};
+
+// What merging two neighbouring tokens gives.
+struct Merge {
+  uint32_t rank;
+  int32_t result;
+};
+
+class MergeTable {
+ public:
+  explicit MergeTable(size_t capacity);
+  void insert(int32_t left, int32_t right,
+              Merge merge);  // a later merge of the same pair replaces the earlier
+  const Merge* find(int32_t left, int32_t right) const;
+
+ private:
+  struct Slot {
+    uint64_t key;
+    Merge merge;
+  };
+  size_t slot(uint64_t key) const;
+  std::vector<Slot> slots_;  // a power of two, at most two thirds full
+  uint64_t mask_;
+};
+
+// Byte-pair encoding of one word: the best-ranked pair merges first, the leftmost among equals. O(n log n) in
+// the word's length by a linked list of symbols and a heap of candidate pairs.
+class BytePairEncoder {
+ public:
+  // The working memory of one thread.
+  struct Scratch {
+    struct Symbol {
+      int32_t id;  // -1: merged into its left neighbour
+      int32_t previous;
+      int32_t next;  // -1: none
+    };
+    struct Candidate {
+      uint32_t rank;
+      int32_t position;
+      int32_t left, right, result;
+    };
+    std::vector<Symbol> symbols;
+    std::vector<Candidate> heap;
+  };
+
+  // byte_ids: the token of each single byte, or -1; bytes without one are dropped.
+  BytePairEncoder(std::array<int32_t, 256> byte_ids, MergeTable merges);
+  void encode(std::string_view word, Scratch& scratch, std::vector<int32_t>& out) const;
+
+ private:
+  void push_candidate(Scratch& scratch, int32_t position) const;
+  std::array<int32_t, 256> byte_ids_;
+  MergeTable merges_;
+};
+
+// Ids of words seen before in this text: prose repeats nine words of ten.
+class WordCache {
+ public:
+  WordCache();
+  struct Ids {
+    uint32_t begin, count;
+  };
+  // The ids of `word` if it is known.
+  std::optional<Ids> find(std::string_view word) const;
+  void insert(std::string_view word, const int32_t* ids, size_t count);
+  const int32_t* ids(Ids range) const { return ids_.data() + range.begin; }
+
+ private:
+  struct Slot {
+    uint64_t hash;
+    uint32_t text, length;  // length 0: empty
+    Ids ids;
+  };
+  size_t slot(std::string_view word, uint64_t hash) const;
+  void grow();
+  std::vector<Slot> slots_;
+  size_t used_ = 0;
+  std::string text_;
+  std::vector<int32_t> ids_;
+};
+
+}  // namespace keysieve
