@@ -12,14 +12,15 @@
 
 namespace keysieve {
 
-// How keys and values are kept. f32 is for comparing against references.
-enum class KvPrecision : uint8_t { f16, f32 };
+// How keys and values are kept. automatic: f16 beside quantised weights; f32 beside others, where rounding
+// keys and values would be the only rounding there is.
+enum class KvPrecision : uint8_t { automatic, f16, f32 };
 
 struct LoadOptions {
   int threads = 0;               // 0: one per core this process may run on
   std::string kernels = "auto";  // "auto", "reference" or a name of kernel_families()
-  size_t context = 0;  // positions a session may hold; 0: the model's own limit, which it may not pass
-  KvPrecision kv = KvPrecision::f16;
+  size_t context = 0;  // positions a session may hold; 0: as many as the file claims. More is allowed
+  KvPrecision kv = KvPrecision::automatic;
   // Where short names are looked up: FOLDER/NAME/ or FOLDER/NAME.gguf. Empty: default_model_folders().
   std::vector<std::filesystem::path> folders;
 };
@@ -62,6 +63,8 @@ class LanguageModel {
   ~LanguageModel();
 
   const ModelInfo& info() const;
+  // Throws Error{unsupported}, {file}, {format} or {mismatch} where the model came without a tokenizer that
+  // fits it; logits() of given tokens need none.
   const TextCodec& text() const;
 
   struct Impl;

@@ -22,7 +22,7 @@ enum class CacheKind : uint8_t {
   fixed,   // after the prompt each layer keeps exactly `budget` entries, for ever
   tiered,  // selected rows stay in RAM, the others in a cold store from which they can come back
 };
-enum class SelectionScope : uint8_t {
+enum class SelectionMode : uint8_t {
   from_indexer,  // as the indexer's file says
   shared,        // one set of positions per layer
   per_group,     // one set per KV head
@@ -34,7 +34,7 @@ struct SessionOptions {
   std::optional<size_t> sinks;  // first positions always read; nullopt: the indexer's own
   std::optional<size_t>
       recent;  // last positions always read, the query's own included; nullopt: the indexer's own
-  SelectionScope selection = SelectionScope::from_indexer;
+  SelectionMode selection = SelectionMode::from_indexer;
   CacheKind cache = CacheKind::full;
   size_t context = 0;  // positions to reserve; 0: the model's
 };
@@ -133,14 +133,16 @@ class Session {
   // `selection`: if given, filled with what was read: [layer][query][group] -> ascending positions (one group
   // where the selection is shared, or attention is dense).
   using SelectionRecord = std::vector<std::vector<std::vector<std::vector<uint32_t>>>>;
-  void logits(std::span<const int32_t> tokens, const LogitsCallback& on_row,
+  bool logits(std::span<const int32_t> tokens, const LogitsCallback& on_row,
               SelectionRecord* selection = nullptr, const std::atomic<bool>* cancel = nullptr);
 
   // The same into files: float32 .npy [tokens, vocabulary], and JSON [layer][query] -> positions (per-group
   // selections: [layer][query][group] -> positions) unless the path is empty. The files appear whole or not
-  // at all. Throws Error{file} too. Returns false where `cancel` stopped it.
+  // at all. `on_rows` (may be empty) hears how many rows are done. Throws Error{file} too. Returns false
+  // where `cancel` stopped it.
   bool write_logits(std::span<const int32_t> tokens, const std::filesystem::path& npy,
-                    const std::filesystem::path& selection = {}, const std::atomic<bool>* cancel = nullptr);
+                    const std::filesystem::path& selection = {}, const std::atomic<bool>* cancel = nullptr,
+                    const std::function<void(size_t done, size_t total)>& on_rows = {});
 
   void clear();                   // forgets the sequence and its statistics; the memory is given back
   size_t length() const;          // tokens in the sequence

@@ -77,8 +77,8 @@ void Sampler::keep_likely() {
   const auto likelier = [](const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
   };
-  // Sorting 150,000 candidates takes about 10 ms, more than many a model's step, and nucleus sets are small: sort
-  // the best 256 first, and more only where they do not reach the mass asked for.
+  // Sorting 150,000 candidates takes about 10 ms, more than many a model's step, and nucleus sets are small:
+  // sort the best 256 first, and more only where they do not reach the mass asked for.
   size_t sorted = by_count ? options_.top_k : std::min<size_t>(candidates_.size(), 256);
   std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(sorted),
                     candidates_.end(), likelier);
@@ -86,7 +86,8 @@ void Sampler::keep_likely() {
   const float best = candidates_.front().logit;
   if (by_mass) {
     double total = 0;
-    for (const Candidate& candidate : candidates_) total += std::exp(static_cast<double>(candidate.logit - best));
+    for (const Candidate& candidate : candidates_)
+      total += std::exp(static_cast<double>(candidate.logit - best));
     const double wanted = options_.top_p * total;
     double mass = 0;
     size_t kept = 0;

@@ -10,12 +10,12 @@
 
 namespace keysieve {
 
-// Draws the next token. Deterministic: the generator is std::mt19937_64, whose sequence the standard fixes, and its
-// bits become a number in [0, 1) here rather than in a library's distribution.
+// Draws the next token. Deterministic: the generator is std::mt19937_64, whose sequence the standard fixes,
+// and its bits become a number in [0, 1) here rather than in a library's distribution.
 class Sampler {
  public:
-  // Throws Error{usage} for values out of range: a negative temperature, top_p or min_p outside [0, 1], a penalty
-  // that is not positive, or any that is not finite.
+  // Throws Error{usage} for values out of range: a negative temperature, top_p or min_p outside [0, 1], a
+  // penalty that is not positive, or any that is not finite.
   explicit Sampler(const SamplingOptions& options);
 
   // Tokens that count as seen by the repetition penalty: the prompt's and, after draw(), the drawn ones.

@@ -6,8 +6,8 @@
 
 namespace keysieve {
 
-// Ends a text before the first stop string, wherever token boundaries fall: text that may still become a stop string
-// is held back until the next piece decides.
+// Ends a text before the first stop string, wherever token boundaries fall: text that may still become a stop
+// string is held back until the next piece decides.
 class StopMatcher {
  public:
   // Throws Error{usage} for an empty stop string.

@@ -1,0 +1,27 @@
+#include <array>
+
+#include "cli/command.h"
+
+namespace keysieve::cli {
+
+// Each is defined in NAME_command.cpp.
+std::unique_ptr<Command> make_chat_command();
+std::unique_ptr<Command> make_demo_command();
+std::unique_ptr<Command> make_generate_command();
+std::unique_ptr<Command> make_inspect_command();
+std::unique_ptr<Command> make_logits_command();
+std::unique_ptr<Command> make_tokenize_command();
+
+std::span<const CommandEntry> commands() {
+  static constexpr std::array table{
+      CommandEntry{"demo", "answer questions dense and sparse, side by side", make_demo_command},
+      CommandEntry{"generate", "answer one prompt", make_generate_command},
+      CommandEntry{"chat", "talk to a model", make_chat_command},
+      CommandEntry{"tokenize", "text to token ids and back", make_tokenize_command},
+      CommandEntry{"logits", "a model's logits for given tokens, into a .npy file", make_logits_command},
+      CommandEntry{"inspect", "what a model, an indexer or a file holds", make_inspect_command},
+  };
+  return table;
+}
+
+}  // namespace keysieve::cli

@@ -1,0 +1,95 @@
+#include <fmt/format.h>
+
+#include "cli/command.h"
+#include "cli/interrupt.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "core/file_io.h"
+
+namespace keysieve::cli {
+namespace {
+
+constexpr const char* kExamples = R"(Examples:
+  keysieve generate --prompt "Why is the sky blue?"
+  keysieve generate --model qwen2.5-coder-0.5b --prompt-file task.txt --stats
+  keysieve generate --indexer auto --budget 512 --prompt-file long.txt --json
+  echo "Once upon a time" | keysieve generate --raw --max-tokens 50 -
+Ctrl-C prints what there is and ends with status 130; the JSON then says "interrupted".)";
+
+class GenerateCommand final : public Command {
+ public:
+  void add_options(CLI::App& app) override {
+    app.footer(kExamples);
+    auto* prompt =
+        app.add_option("--prompt,-p", prompt_, "the question, or with --raw the beginning of the text")
+            ->type_name("TEXT");
+    auto* file = app.add_option("--prompt-file,-f", prompt_file_, "a file with it")->type_name("FILE");
+    auto* input = app.add_option("input", input_, "- reads it from standard input")
+                      ->check(CLI::IsMember({"-"}))
+                      ->type_name("-");
+    given_ = {prompt, file, input};
+    app.add_flag("--raw", raw_, "no chat template: continue the text as it is");
+    sampling_.add(app);
+    chat_.add(app);
+    model_.add(app);
+    sparse_.add(app);
+    output_.add(app, true);
+  }
+
+  int run() override {
+    const std::string prompt = read_prompt();
+    const LanguageModel model = model_.load();
+    const std::vector<int32_t> ids =
+        raw_ ? model.text().encode_prompt(prompt)
+             : model.text().encode_chat(chat_.messages(prompt), chat_.chat_options());
+    Session session(model, sparse_.session_options(model));
+    GenerateOptions options = sampling_.generate_options();
+    const InterruptGuard interrupt;
+    options.cancel = interrupt.flag();
+    Progress progress("reading the prompt");
+    options.on_prefill = [&](size_t done, size_t total) { progress.update(done, total); };
+    const bool terminal = is_terminal(stdout);
+    const auto show = [&](std::string_view piece) {
+      if (!output_.json) print(safe_for_terminal(piece, terminal));
+      return true;
+    };
+    const GenerateResult result = session.generate(ids, options, show);
+    if (output_.json) {
+      print_json(to_json(result));
+    } else if (!result.text.ends_with('\n')) {
+      print("\n");
+    }
+    if (output_.stats) print_note(stats_line(result, model));
+    return interrupt.requested() ? kExitInterrupted : kExitFine;
+  }
+
+ private:
+  std::string read_prompt() const {
+    size_t count = 0;
+    for (const CLI::Option* option : given_) count += option->count() > 0 ? 1 : 0;
+    if (count != 1) {
+      throw Error(ErrorKind::usage, "generate", fmt::format("{} prompts given", count), "one",
+                  "use --prompt TEXT, --prompt-file FILE or -");
+    }
+    if (!input_.empty()) return read_stdin();
+    if (!prompt_file_.empty()) return read_text_file(prompt_file_);
+    return prompt_;
+  }
+
+  std::vector<CLI::Option*> given_;
+  std::string prompt_;
+  std::string prompt_file_;
+  std::string input_;
+  bool raw_ = false;
+  ModelArguments model_;
+  SparseArguments sparse_;
+  SamplingArguments sampling_;
+  ChatArguments chat_;
+  OutputArguments output_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_generate_command() { return std::make_unique<GenerateCommand>(); }
+
+}  // namespace keysieve::cli
