@@ -16,6 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +30,7 @@ VERSIONS = {"llama.cpp": ("llama-cpp-python", "0.3.36"), "ik_llama.cpp": ("ik-ll
 AVX2_ONLY = ("-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DGGML_AVX_VNNI=OFF "
              "-DGGML_AVX512=OFF -DGGML_AVX512_VBMI=OFF -DGGML_AVX512_VNNI=OFF -DGGML_AVX512_BF16=OFF")
 BUILD_ARGUMENTS = {"native": "-DGGML_NATIVE=ON", "avx2": AVX2_ONLY}
-# Fewer flash-attention kernels to compile; f16, the KV type measured here, is among those that stay.
-EXTRA_ARGUMENTS = {"ik_llama.cpp": "-DGGML_IQK_FA_ALL_QUANTS=OFF", "llama.cpp": ""}
+COMPILERS = {"CC": "clang-19", "CXX": "clang++-19", "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count())}
 UBATCHES = (128, 256, 512, 1024, 2048)
 MODELS = {"smollm2-135m": "SmolLM2-135M-Instruct.Q4_1.gguf",
           "qwen2.5-coder-0.5b": "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"}
@@ -80,27 +80,66 @@ def environment_python(isa):
 def ensure_peer(peer, python, isa):
     """Builds the peer from source into its environment, once."""
     package, version = VERSIONS[peer]
-    stamp = python.parent.parent / f"{package}-{version}.built"
+    environment = python.parent.parent
+    stamp = environment / f"{package}-{version}.built"
     if stamp.exists():
         return
-    say(f"building {package} {version} for {isa} (several minutes, once)")
     log = CACHE / f"{package}-{isa}.log"
-    environment = dict(os.environ, CC="clang-19", CXX="clang++-19", CMAKE_BUILD_PARALLEL_LEVEL=str(os.cpu_count()),
-                       CMAKE_ARGS=f"{BUILD_ARGUMENTS[isa]} {EXTRA_ARGUMENTS[peer]} -DCMAKE_BUILD_TYPE=Release")
+    say(f"building {package} {version} for {isa} (several minutes, once; {log})")
     with open(log, "w") as output:
-        done = subprocess.run([str(python), "-m", "pip", "install", "-v", "--force-reinstall", "--no-cache-dir",
-                               "--no-binary", package, f"{package}=={version}"],
-                              env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-    if done.returncode != 0:
-        raise Unavailable(f"{package} {version} does not build here: {last_line(log.read_text())} ({log})")
+        try:
+            if peer == "llama.cpp":
+                build_llama_cpp(python, f"{package}=={version}", isa, output)
+            else:
+                build_ik_llama_cpp(python, f"{package}=={version}", isa, environment / "ik", output)
+        except (subprocess.CalledProcessError, OSError) as error:
+            output.flush()
+            raise Unavailable(f"{package} {version} does not build here: {last_line(log.read_text())} ({log})") from error
     stamp.write_text(BUILD_ARGUMENTS[isa] + "\n")
+
+
+def command_into(output, *command, **variables):
+    subprocess.run([str(part) for part in command], check=True, env={**os.environ, **COMPILERS, **variables},
+                   stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+
+
+def build_llama_cpp(python, requirement, isa, output):
+    command_into(output, python, "-m", "pip", "install", "-v", "--force-reinstall", "--no-cache-dir",
+                 "--no-binary", requirement.split("==")[0], requirement,
+                 CMAKE_ARGS=f"{BUILD_ARGUMENTS[isa]} -DCMAKE_BUILD_TYPE=Release")
+
+
+def build_ik_llama_cpp(python, requirement, isa, folder, output):
+    """The wheel's Python files with libraries built here: the source package lacks a file that its own full build
+    needs, and the wheel's libraries are for AVX2 only (which is what --isa avx2 wants)."""
+    command_into(output, python, "-m", "pip", "install", "--only-binary", ":all:", requirement)
+    if isa == "avx2":
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    command_into(output, python, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--dest", folder,
+                 requirement)
+    archive, = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as source:
+        source.extractall(folder, filter="data")
+    source, = folder.glob("ik_llama_cpp_python-*/vendor/ik_llama.cpp")
+    # f16, the KV type measured here, is among the flash-attention kernels that stay.
+    command_into(output, "cmake", "-S", source, "-B", folder / "build", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+                 "-DBUILD_SHARED_LIBS=ON", "-DGGML_IQK_FA_ALL_QUANTS=OFF", "-DLLAMA_BUILD_TESTS=OFF",
+                 "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF", *BUILD_ARGUMENTS[isa].split())
+    command_into(output, "cmake", "--build", folder / "build", "--target", "llama")
+
+
+def worker_environment(python):
+    libraries = list((python.parent.parent / "ik" / "build").rglob("libllama.so"))
+    return {**os.environ, "IK_LLAMA_CPP_LIB_PATH": str(libraries[0])} if libraries else dict(os.environ)
 
 
 def worker(python, peer, model, threads, *options, timeout=3600):
     command = [str(python), str(WORKER), "--peer", peer, "--model", str(model), "--threads", str(threads),
                *map(str, options)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
+                              env=worker_environment(python))
     except subprocess.TimeoutExpired as error:
         raise Unavailable(f"{peer}: no result after {timeout} s") from error
     if done.returncode != 0:

@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""clang-tidy over the sources, remembering which passed.
+
+A file that passed is not read again until it, any header or .clang-tidy changes: .cache/tidy holds an empty file
+per hash of the three.
+"""
+
+import argparse
+import concurrent.futures
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("src", "examples", "fuzz")
+
+
+def digest_of(paths, start=b""):
+    state = hashlib.sha256(start)
+    for path in paths:
+        state.update(path.read_bytes() + b"\0")
+    return state.digest()
+
+
+def tidy(build, path):
+    done = subprocess.run(["clang-tidy-19", "-quiet", "-p", str(build), str(path)], cwd=ROOT, text=True,
+                          stdin=subprocess.DEVNULL, capture_output=True)
+    return done.returncode, done.stdout + ("" if done.stdout else done.stderr)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", type=Path, default=ROOT / "build", help="a folder with compile_commands.json")
+    parser.add_argument("files", nargs="*", type=Path, help="default: all of " + ", ".join(FOLDERS))
+    arguments = parser.parse_args()
+    headers = sorted(path for folder in (*FOLDERS, "include") for path in (ROOT / folder).rglob("*.h"))
+    common = digest_of([ROOT / ".clang-tidy", *headers])
+    compiled = (arguments.build / "compile_commands.json").read_text()
+    sources = [path.resolve() for path in arguments.files] or [
+        path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.cpp"))]
+    sources = [path for path in sources if str(path) in compiled]
+    cache = ROOT / ".cache" / "tidy"
+    cache.mkdir(parents=True, exist_ok=True)
+    stamps = {path: cache / digest_of([path], common + str(path.relative_to(ROOT)).encode()).hex() for path in sources}
+    todo = [path for path in sources if not stamps[path].exists()]
+
+    seen = set()
+    failed = 0
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for path, (status, text) in zip(todo, pool.map(lambda path: tidy(arguments.build, path), todo)):
+            if status == 0:
+                stamps[path].touch()
+                continue
+            failed += 1
+            findings = [line for line in text.splitlines() if re.search(r": (warning|error):", line)]
+            for line in findings or text.splitlines()[-10:]:
+                if line not in seen:  # a header's finding shows up in every file that includes it
+                    seen.add(line)
+                    print(line)
+    print(f"tidy: {len(sources)} files, {len(todo)} read, {failed} with findings", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
