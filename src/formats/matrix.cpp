@@ -16,7 +16,8 @@ namespace keysieve {
 namespace {
 
 void convert_f32(std::span<float> values, std::span<const std::byte> bytes) {
-  std::memcpy(values.data(), bytes.data(), values.size_bytes());
+  // An empty vector may have a null pointer, which memcpy does not take.
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size_bytes());
 }
 
 // `values` from elements of type Stored, which may be unaligned, by `convert`.

@@ -78,7 +78,6 @@ TEST(GgufFile, ReadsTypedMetadata) {
 TEST(GgufFile, RefusesWrongTypesByFileAndKey) {
   const std::string bytes = small().build();
   const auto file = GgufFile::from_bytes(as_bytes(bytes), "small.gguf");
-  const std::vector<std::string> named = {"small.gguf"};
   expect_error(ErrorKind::format, {"small.gguf", "absent"}, [&] { file.require<uint32_t>("absent"); });
   expect_error(ErrorKind::format, {"minus", "out of range"}, [&] { file.get<uint32_t>("minus"); });
   expect_error(ErrorKind::format, {"huge", "out of range"}, [&] { file.get<uint32_t>("huge"); });
