@@ -54,7 +54,7 @@ class FixedCache final : public KvCache {
   void move_slot(Layer& layer, size_t set, size_t from, size_t to);
   bool is_protected(const Layer& layer, int32_t position) const;
   void drop_one(Layer& layer, size_t set, const float* scores);
-  void keep_many(Layer& layer, size_t set, const float* scores, size_t budget);
+  void keep_many(Layer& layer, size_t set, const float* scores, size_t kept);
 
   CacheShape shape_;
   FixedCacheOptions options_;

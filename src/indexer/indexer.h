@@ -56,6 +56,8 @@ class Indexer {
   struct Layer;
   Layer pack_layer(const IndexerLayerWeights& weights, const Threads& threads) const;
   void prepare(const ModelShape& model);
+  void finish(float* rows, size_t heads, const std::vector<float>& bias, const std::vector<float>& norm,
+              const LayerInputs& inputs, KernelContext& context) const;
 
   IndexerConfig config_;
   std::shared_ptr<const Kernels> kernels_;

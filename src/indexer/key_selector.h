@@ -120,6 +120,7 @@ class ScoringSelector : public KeySelector {
  private:
   void select_one(const LayerQuery& query, size_t index, size_t group, KernelContext& context, int worker,
                   SelectionBuffer& out);
+  void reserve_workers(const LayerQuery& query, const KernelContext& context);
 
   SelectionPolicy policy_;
   size_t groups_;

@@ -1,0 +1,19 @@
+#include "cache/kv_cache.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace keysieve {
+
+std::vector<int32_t> KvCache::positions(size_t layer, size_t set) const {
+  std::vector<int32_t> positions(size(layer));
+  if (const int32_t* slots = slot_positions(layer)) {
+    std::copy_n(slots + set * kv(layer).capacity, positions.size(), positions.begin());
+    std::sort(positions.begin(), positions.end());
+  } else {
+    std::iota(positions.begin(), positions.end(), 0);
+  }
+  return positions;
+}
+
+}  // namespace keysieve

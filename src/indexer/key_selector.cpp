@@ -1,0 +1,158 @@
+#include "indexer/key_selector.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "keysieve/error.h"
+
+namespace keysieve {
+namespace {
+
+size_t round_up_to_block(size_t count) { return (count + kIndexBlock - 1) / kIndexBlock * kIndexBlock; }
+
+}  // namespace
+
+void SelectionPolicy::validate() const {
+  const auto check = [&](size_t value, bool may_be_dense) {
+    if (value == 0 && may_be_dense) return;
+    if (value == 0) throw Error(ErrorKind::usage, "budget", "0", "at least 1 position");
+    // Compared one by one: the sum of two hostile numbers may wrap.
+    if (sinks > value || recent > value - sinks) {
+      throw Error(ErrorKind::usage, "budget", fmt::format("{}", value),
+                  fmt::format("at least sinks {} + recent {}", sinks, recent),
+                  "raise --budget, or lower --sinks or --recent");
+    }
+  };
+  check(budget, false);
+  for (const size_t value : budgets) check(value, true);
+}
+
+SelectionPolicy SelectionPolicy::from(const IndexerConfig& config) {
+  return {config.budget, config.budgets, config.sinks, config.recent, config.scope};
+}
+
+void SelectionBuffer::reset(size_t queries, size_t groups, size_t budget) {
+  queries_ = queries;
+  groups_ = groups;
+  budget_ = budget;
+  slots_.resize(std::max(slots_.size(), queries * groups * budget));
+  counts_.assign(queries * groups, 0);
+}
+
+std::span<const uint32_t> SelectionBuffer::slots(size_t query, size_t group) const {
+  const size_t row = query * groups_ + group;
+  return {slots_.data() + row * budget_, counts_[row]};
+}
+
+std::vector<SelectionRecorder::Row>& SelectionRecorder::layer(size_t index) {
+  if (layers_.size() <= index) layers_.resize(index + 1);
+  return layers_[index];
+}
+
+void SelectionRecorder::record(size_t layer_index, int32_t query, std::vector<std::vector<int32_t>> groups) {
+  layer(layer_index).push_back({query, std::move(groups)});
+}
+
+void SelectionRecorder::record(const LayerQuery& query, const SelectionBuffer* selection) {
+  const size_t groups = selection ? selection->groups() : 1;
+  for (size_t i = 0; i < query.inputs.tokens; ++i) {
+    std::vector<std::vector<int32_t>> sets(groups);
+    for (size_t g = 0; g < groups; ++g) {
+      const int32_t* positions =
+          query.slot_positions ? query.slot_positions + g * query.kv.capacity : nullptr;
+      const size_t count = selection ? selection->slots(i, g).size() : query.candidates(i);
+      for (size_t s = 0; s < count; ++s) {
+        const size_t slot = selection ? selection->slots(i, g)[s] : s;
+        sets[g].push_back(positions ? positions[slot] : static_cast<int32_t>(slot));
+      }
+      if (positions) std::sort(sets[g].begin(), sets[g].end());
+    }
+    record(query.layer, query.inputs.positions[i], std::move(sets));
+  }
+}
+
+void KeySelector::project_keys(float*, size_t, const LayerInputs&, KernelContext&) {}
+
+ScoringSelector::ScoringSelector(SelectionPolicy policy, size_t kv_heads)
+    : policy_(std::move(policy)), groups_(policy_.scope == SelectionScope::per_group ? kv_heads : 1) {
+  policy_.validate();
+}
+
+void ScoringSelector::prepare(const LayerQuery&, size_t, KernelContext&) {}
+
+void ScoringSelector::reserve_workers(const LayerQuery& query, const KernelContext& context) {
+  worker_scores_.resize(std::max(worker_scores_.size(), static_cast<size_t>(context.threads.count())));
+  // Grown with room to spare: a decode step adds one slot, and must not allocate each time.
+  const size_t needed = round_up_to_block(query.slots());
+  for (std::vector<float>& scores : worker_scores_) {
+    if (scores.size() < needed) scores.resize(needed + needed / 4 + 256);
+  }
+}
+
+bool ScoringSelector::select(const LayerQuery& query, KernelContext& context, SelectionBuffer& out) {
+  const size_t tokens = query.inputs.tokens;
+  const size_t budget = policy_.layer_budget(query.layer);
+  if (budget == 0 || query.slots() <= budget) {
+    if (query.recorder) query.recorder->record(query, nullptr);
+    return false;
+  }
+  out.reset(tokens, groups_, budget);
+  // Queries [0, first) have no more candidates than the budget and read them all.
+  const size_t first = query.first_visible >= budget ? 0 : budget - query.first_visible;
+  if (budget > policy_.sinks + policy_.recent) {
+    prepare(query, first, context);
+    reserve_workers(query, context);
+  }
+  context.threads.run(tokens * groups_, [&](size_t task, int worker) {
+    // Late queries have the most keys to score: they go first, so that no worker is left with one at the end.
+    select_one(query, tokens - 1 - task / groups_, task % groups_, context, worker, out);
+  });
+  if (query.recorder) query.recorder->record(query, &out);
+  return true;
+}
+
+void ScoringSelector::select_one(const LayerQuery& query, size_t index, size_t group, KernelContext& context,
+                                 int worker, SelectionBuffer& out) {
+  const size_t candidates = query.candidates(index);
+  const size_t budget = policy_.layer_budget(query.layer);
+  uint32_t* row = out.row(index, group);
+  if (candidates <= budget) {
+    std::iota(row, row + candidates, uint32_t{0});
+    out.count(index, group) = static_cast<uint32_t>(candidates);
+    return;
+  }
+  const size_t best = budget - policy_.sinks - policy_.recent;
+  const size_t middle_end = candidates - policy_.recent;
+  std::iota(row, row + policy_.sinks, uint32_t{0});
+  uint32_t* middle = row + policy_.sinks;
+  if (best != 0) {
+    float* scores = worker_scores_[static_cast<size_t>(worker)].data();
+    score(scores, query, index, group, context, worker);
+    context.kernels.top_k(middle, scores + policy_.sinks, middle_end - policy_.sinks, best, context.scratch,
+                          worker);
+    for (size_t i = 0; i < best; ++i) middle[i] += static_cast<uint32_t>(policy_.sinks);
+  }
+  std::iota(middle + best, row + budget, static_cast<uint32_t>(middle_end));
+  out.count(index, group) = static_cast<uint32_t>(budget);
+}
+
+void ScoringSelector::scores(float* out, const LayerQuery& query, size_t voters, KernelContext& context) {
+  const size_t slots = query.slots();
+  const size_t first = query.inputs.tokens - std::min(std::max<size_t>(voters, 1), query.inputs.tokens);
+  prepare(query, first, context);
+  reserve_workers(query, context);
+  context.threads.run(groups_, [&](size_t group, int worker) {
+    float* total = out + group * slots;
+    std::fill_n(total, slots, 0.0f);
+    float* scores = worker_scores_[static_cast<size_t>(worker)].data();
+    for (size_t i = first; i < query.inputs.tokens; ++i) {
+      score(scores, query, i, group, context, worker);
+      for (size_t s = 0; s < query.candidates(i); ++s) total[s] += scores[s];
+    }
+  });
+}
+
+}  // namespace keysieve

@@ -1,0 +1,114 @@
+#include "indexer/selectors.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "keysieve/error.h"
+
+namespace keysieve {
+namespace {
+
+size_t groups_for(const Indexer& indexer, const SelectionPolicy& policy) {
+  if (policy.scope == SelectionScope::per_group && indexer.config().shape == IndexerShape::seed) {
+    throw Error(ErrorKind::usage, "selection", "per-group", "shared: this indexer's heads share one key",
+                "use --selection shared");
+  }
+  return indexer.key_heads();
+}
+
+// Position of a slot in one set.
+int32_t position_of(const LayerQuery& query, size_t group, size_t slot) {
+  if (!query.slot_positions) return static_cast<int32_t>(slot);
+  return query.slot_positions[group * query.kv.capacity + slot];
+}
+
+// splitmix64 (Steele, Lea, Flood 2014): one well-mixed word per input.
+uint64_t mix(uint64_t state) {
+  state += 0x9e3779b97f4a7c15u;
+  state = (state ^ (state >> 30)) * 0xbf58476d1ce4e5b9u;
+  state = (state ^ (state >> 27)) * 0x94d049bb133111ebu;
+  return state ^ (state >> 31);
+}
+
+}  // namespace
+
+LearnedSelector::LearnedSelector(std::shared_ptr<const Indexer> indexer, SelectionPolicy policy)
+    : ScoringSelector(policy, groups_for(*indexer, policy)), indexer_(std::move(indexer)) {}
+
+KeySelector::KeyShape LearnedSelector::key_shape() const {
+  return {indexer_->key_heads(), indexer_->dim(), indexer_->config().key_type()};
+}
+
+void LearnedSelector::project_keys(float* keys, size_t layer, const LayerInputs& inputs,
+                                   KernelContext& context) {
+  indexer_->project_keys(keys, layer, inputs, context);
+}
+
+void LearnedSelector::prepare(const LayerQuery& query, size_t first, KernelContext& context) {
+  first_ = first;
+  const IndexerConfig& config = indexer_->config();
+  const size_t tokens = query.inputs.tokens - first;
+  const size_t query_values = tokens * config.heads * config.dim;
+  if (queries_.size() < query_values) queries_.resize(query_values);
+  LayerInputs inputs = query.inputs;
+  inputs.tokens = tokens;
+  inputs.positions += first;
+  if (config.shape == IndexerShape::seed) {
+    if (head_weights_.size() < tokens * config.heads) head_weights_.resize(tokens * config.heads);
+    inputs.hidden += first * config.hidden;
+  } else {
+    inputs.q += first * config.heads * config.head_dim;
+  }
+  indexer_->project_queries(queries_.data(), head_weights_.data(), query.layer, inputs, context);
+}
+
+void LearnedSelector::score(float* out, const LayerQuery& query, size_t index, size_t group,
+                            KernelContext& context, int worker) {
+  const IndexerConfig& config = indexer_->config();
+  const size_t heads = config.heads / config.key_heads;  // query heads per key head
+  const float* queries = queries_.data() + (index - first_) * config.heads * config.dim;
+  const float* head_weights = config.combine == IndexCombine::relu_sum
+                                  ? head_weights_.data() + (index - first_) * config.heads
+                                  : nullptr;
+  // A shared set is voted on by every key head; a set of its own only by its key head.
+  const size_t key_begin = groups() == 1 ? 0 : group;
+  const size_t key_end = groups() == 1 ? config.key_heads : group + 1;
+  for (size_t key_head = key_begin; key_head < key_end; ++key_head) {
+    context.kernels.index_scores({.scores = out,
+                                  .q = queries + key_head * heads * config.dim,
+                                  .head_weight = head_weights,
+                                  .heads = heads,
+                                  .count = query.candidates(index),
+                                  .keys = query.index_keys[key_head],
+                                  .combine = config.combine,
+                                  .accumulate = key_head != key_begin},
+                                 context.scratch, worker);
+  }
+}
+
+RecentSelector::RecentSelector(SelectionPolicy policy, size_t kv_heads)
+    : ScoringSelector(std::move(policy), kv_heads) {}
+
+// The later the better; positions are exact in a float up to 16,777,216.
+void RecentSelector::score(float* out, const LayerQuery& query, size_t index, size_t group, KernelContext&,
+                           int) {
+  for (size_t s = 0; s < query.candidates(index); ++s)
+    out[s] = static_cast<float>(position_of(query, group, s));
+}
+
+RandomSelector::RandomSelector(SelectionPolicy policy, size_t kv_heads, uint64_t seed)
+    : ScoringSelector(std::move(policy), kv_heads), seed_(seed) {}
+
+void RandomSelector::score(float* out, const LayerQuery& query, size_t index, size_t group, KernelContext&,
+                           int) {
+  const auto position = static_cast<uint64_t>(query.inputs.positions[index]);
+  const uint64_t state = mix(mix(mix(seed_ ^ query.layer) ^ position) ^ group);
+  for (size_t s = 0; s < query.candidates(index); ++s) {
+    const auto key = static_cast<uint64_t>(position_of(query, group, s));
+    out[s] = static_cast<float>(mix(state ^ key) >> 40);  // 24 random bits, exact in a float
+  }
+}
+
+}  // namespace keysieve
