@@ -96,7 +96,7 @@ class ChatCommand final : public Command {
     const InterruptGuard interrupt;
     try {
       GenerateOptions generate = sampling_.generate_options();
-      generate.cancel = interrupt.flag();
+      generate.cancel = InterruptGuard::flag();
       Progress progress("reading");
       generate.on_prefill = [&](size_t done, size_t total) { progress.update(done, total); };
       const bool terminal = is_terminal(stdout);
@@ -113,7 +113,7 @@ class ChatCommand final : public Command {
       return kExitFailed;
     }
     conversation_.push_back({"assistant", result.text});
-    if (!output_.json) print(interrupt.requested() ? " [stopped]\n" : "\n");
+    if (!output_.json) print(InterruptGuard::requested() ? " [stopped]\n" : "\n");
     last_ = stats_line(result, model);
     if (output_.stats) print_note(last_);
     if (output_.json) {
@@ -121,7 +121,7 @@ class ChatCommand final : public Command {
       turn["prompt"] = line;
       turns_.push_back(std::move(turn));
     }
-    return interrupt.requested() ? kExitInterrupted : kExitFine;
+    return InterruptGuard::requested() ? kExitInterrupted : kExitFine;
   }
 
   ModelArguments model_;

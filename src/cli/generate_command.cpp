@@ -45,7 +45,7 @@ class GenerateCommand final : public Command {
     Session session(model, sparse_.session_options(model));
     GenerateOptions options = sampling_.generate_options();
     const InterruptGuard interrupt;
-    options.cancel = interrupt.flag();
+    options.cancel = InterruptGuard::flag();
     Progress progress("reading the prompt");
     options.on_prefill = [&](size_t done, size_t total) { progress.update(done, total); };
     const bool terminal = is_terminal(stdout);
@@ -60,7 +60,7 @@ class GenerateCommand final : public Command {
       print("\n");
     }
     if (output_.stats) print_note(stats_line(result, model));
-    return interrupt.requested() ? kExitInterrupted : kExitFine;
+    return InterruptGuard::requested() ? kExitInterrupted : kExitFine;
   }
 
  private:

@@ -33,6 +33,6 @@ InterruptGuard::~InterruptGuard() {
   handle(SIGTERM, SIG_DFL, 0);
 }
 
-const std::atomic<bool>* InterruptGuard::flag() const { return &interrupted; }
+const std::atomic<bool>* InterruptGuard::flag() { return &interrupted; }
 
 }  // namespace keysieve::cli

@@ -14,8 +14,8 @@ class InterruptGuard {
   ~InterruptGuard();
 
   // Set by the handler; hand it to the library as `cancel`.
-  const std::atomic<bool>* flag() const;
-  bool requested() const { return flag()->load(std::memory_order_relaxed); }
+  static const std::atomic<bool>* flag();
+  static bool requested() { return flag()->load(std::memory_order_relaxed); }
 };
 
 }  // namespace keysieve::cli

@@ -39,7 +39,7 @@ class LogitsCommand final : public Command {
     Progress progress("computing logits");
     const auto on_rows = [&](size_t done, size_t total) { progress.update(done, total); };
     const double start = now_seconds();
-    if (!session.write_logits(ids, out_, sparse_.selection_file, interrupt.flag(), on_rows)) {
+    if (!session.write_logits(ids, out_, sparse_.selection_file, InterruptGuard::flag(), on_rows)) {
       print_note("logits: interrupted; no file was written");
       return kExitInterrupted;
     }

@@ -13,6 +13,7 @@
 #include "keysieve/model.h"
 #include "keysieve/text_codec.h"
 #include "model/model.h"
+#include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace keysieve {
@@ -23,8 +24,11 @@ namespace keysieve {
 struct TextCodec::Impl {
   std::string subject;  // the model's path, for errors
   Tokenizer tokenizer;
-  std::optional<std::string> chat_template;  // Jinja source
-  std::vector<int32_t> end_tokens;           // ascending
+  std::optional<ChatTemplate> chat_template;
+  // Why the model's template cannot be run: thrown when it is asked for, since raw prompts and other
+  // templates need none of it.
+  std::exception_ptr template_error;
+  std::vector<int32_t> end_tokens;  // ascending
 };
 
 struct LanguageModel::Impl {

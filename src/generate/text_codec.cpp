@@ -4,62 +4,49 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 
 #include "core/file_io.h"
 #include "core/json.h"
 #include "formats/gguf.h"
-#include "formats/hub_folder.h"
 #include "generate/handles.h"
 #include "keysieve/error.h"
 #include "text/chat_template.h"
+#include "text/model_text.h"
 
 namespace keysieve {
 namespace {
 namespace fs = std::filesystem;
 
-std::vector<std::string> to_strings(const std::vector<std::string_view>& views) {
-  return {views.begin(), views.end()};
-}
-
 void add_end_token(std::vector<int32_t>& ends, std::optional<int32_t> id) {
   if (id && *id >= 0 && std::find(ends.begin(), ends.end(), *id) == ends.end()) ends.push_back(*id);
 }
 
-std::shared_ptr<const TextCodec::Impl> make_impl(std::string subject, TokenizerSpec spec,
-                                                 std::optional<std::string> chat_template,
-                                                 std::vector<int32_t> ends) {
-  Tokenizer tokenizer(std::move(spec));
+// `source` is a GgufFile or a folder.
+template <class Source>
+TextCodec make_codec(std::string subject, const Source& source, std::vector<int32_t> ends) {
+  Tokenizer tokenizer = load_tokenizer(source);
   for (const int32_t id : tokenizer.end_ids()) add_end_token(ends, id);
   std::sort(ends.begin(), ends.end());
-  return std::make_shared<const TextCodec::Impl>(
-      TextCodec::Impl{std::move(subject), std::move(tokenizer), std::move(chat_template), std::move(ends)});
+  std::optional<ChatTemplate> chat_template;
+  std::exception_ptr template_error;
+  try {
+    chat_template = load_chat_template(source);
+  } catch (const Error&) {
+    template_error = std::current_exception();
+  }
+  return TextCodec(std::make_shared<const TextCodec::Impl>(TextCodec::Impl{
+      std::move(subject), std::move(tokenizer), std::move(chat_template), template_error, std::move(ends)}));
 }
 
 TextCodec load_from_gguf(const fs::path& path) {
   const GgufFile file(path);
-  const auto key = [](std::string_view name) { return "tokenizer.ggml." + std::string(name); };
-  const auto strings = [&](std::string_view name) {
-    return to_strings(
-        file.get<std::vector<std::string_view>>(key(name)).value_or(std::vector<std::string_view>{}));
-  };
-  GgufVocabulary vocabulary;
-  vocabulary.model = file.require<std::string_view>(key("model"));
-  vocabulary.pre = file.get<std::string_view>(key("pre")).value_or("");
-  vocabulary.tokens = to_strings(file.require<std::vector<std::string_view>>(key("tokens")));
-  vocabulary.merges = strings("merges");
-  vocabulary.token_types = file.get<std::vector<int32_t>>(key("token_type")).value_or(std::vector<int32_t>{});
-  vocabulary.bos_id = file.get<int32_t>(key("bos_token_id"));
-  vocabulary.eos_id = file.get<int32_t>(key("eos_token_id"));
-  vocabulary.add_bos = file.get<bool>(key("add_bos_token"));
   std::vector<int32_t> ends;
-  for (const std::string_view name : {"eos_token_id", "eot_token_id", "eom_token_id"}) {
-    add_end_token(ends, file.get<int32_t>(key(name)));
+  for (const char* key : {"eos_token_id", "eot_token_id", "eom_token_id"}) {
+    add_end_token(ends, file.get<int32_t>("tokenizer.ggml." + std::string(key)));
   }
-  std::optional<std::string> chat_template;
-  if (const auto source = file.get<std::string_view>("tokenizer.chat_template")) chat_template = *source;
-  return TextCodec(make_impl(path.string(), tokenizer_spec_from_gguf(std::move(vocabulary), path.string()),
-                             std::move(chat_template), std::move(ends)));
+  return make_codec(path.string(), file, std::move(ends));
 }
 
 // eos_token_id of config.json or generation_config.json: a number or a list. Other values are left to
@@ -82,26 +69,15 @@ bool is_file(const fs::path& path) {
 
 // A folder with tokenizer.json; the other files are optional.
 TextCodec load_from_folder(const fs::path& folder) {
-  const fs::path tokenizer = folder / "tokenizer.json";
-  if (!is_file(tokenizer)) {
+  if (!is_file(folder / "tokenizer.json")) {
     throw Error(ErrorKind::file, folder.string(), "no tokenizer.json", "a tokenizer beside config.json",
                 "fetch the whole model with `hf download org/name`");
   }
-  const fs::path config = folder / "tokenizer_config.json";
-  const std::string config_text = is_file(config) ? read_text_file(config) : "";
   std::vector<int32_t> ends;
   for (const char* name : {"config.json", "generation_config.json"}) {
     if (is_file(folder / name)) add_end_tokens(ends, folder / name);
   }
-  std::optional<std::string> chat_template;
-  if (is_file(folder / "chat_template.jinja")) {
-    chat_template = read_text_file(folder / "chat_template.jinja");
-  } else if (!config_text.empty()) {
-    chat_template = ChatTemplate::source_from_config(config_text, config.string());
-  }
-  return TextCodec(make_impl(
-      folder.string(), tokenizer_spec_from_json(read_text_file(tokenizer), config_text, tokenizer.string()),
-      std::move(chat_template), std::move(ends)));
+  return make_codec(folder.string(), folder, std::move(ends));
 }
 
 bool is_builtin(std::string_view name) {
@@ -112,8 +88,8 @@ bool is_builtin(std::string_view name) {
 ChatTemplate pick_template(const TextCodec::Impl& impl, const std::string& source) {
   if (is_builtin(source)) return ChatTemplate::builtin(source);
   if (!source.empty()) return ChatTemplate::from_source(source);
-  if (impl.chat_template)
-    return ChatTemplate::from_source(*impl.chat_template, impl.subject + ", chat template");
+  if (impl.template_error) std::rethrow_exception(impl.template_error);
+  if (impl.chat_template) return *impl.chat_template;
   throw Error(ErrorKind::unsupported, impl.subject, "no chat template", "one in the model's files",
               "use --raw, or --chat-template chatml or a Jinja file");
 }
@@ -148,14 +124,9 @@ std::string TextCodec::render_chat(std::span<const Message> messages, const Chat
   std::vector<ChatMessage> list;
   list.reserve(messages.size());
   for (const Message& message : messages) list.push_back({message.role, message.content});
-  ChatTemplateOptions variables;
+  ChatTemplateOptions variables = chat_options_for(impl_->tokenizer);
   variables.add_generation_prompt = options.add_generation_prompt;
   variables.enable_thinking = options.thinking;
-  const auto token = [&](std::optional<int32_t> id) {
-    return id ? std::optional<std::string>(impl_->tokenizer.token_text(*id)) : std::nullopt;
-  };
-  variables.bos_token = token(impl_->tokenizer.bos_id());
-  variables.eos_token = token(impl_->tokenizer.eos_id());
   return pick_template(*impl_, options.template_source).render(list, variables);
 }
 
