@@ -27,7 +27,7 @@ inline size_t padded_index_dim(size_t dim) { return (dim + 3) / 4 * 4; }
 
 struct IndexKeyView {
   const std::byte* data;
-  const float* scales;  // [slots], i8 only
+  const float* scales;  // [slots rounded up to 16], i8 only
   IndexKeyType type;
   size_t dim;  // unpadded
 };

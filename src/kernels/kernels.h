@@ -45,6 +45,19 @@ struct RopeTable {
   float scale = 1.0f;
 };
 
+// The rotations of a chunk of tokens, computed once (in double: an fp32 angle of 30,000 radians is off by
+// 0.002) and used by every layer.
+struct RopeAngles {
+  std::vector<float> cosine;  // [tokens, pairs], times the table's scale
+  std::vector<float> sine;    // [tokens, pairs]
+  size_t pairs = 0;
+
+  const float* cosine_row(size_t token) const { return cosine.data() + token * pairs; }
+  const float* sine_row(size_t token) const { return sine.data() + token * pairs; }
+  // Fills both for positions [tokens]; keeps its memory between calls.
+  void compute(const RopeTable& table, std::span<const int32_t> positions);
+};
+
 struct AttentionArgs {
   float* out;      // [queries, heads, head_dim]
   const float* q;  // [queries, heads, head_dim], after RoPE
@@ -92,11 +105,18 @@ class Kernels {
   virtual void rms_norm(float* out, const float* x, const float* weight, float eps, size_t rows,
                         size_t dim) const = 0;
 
-  // Half-split rotation in place of the first 2 * table.frequency.size() values of each head:
-  // pair (i, i + pairs). x: token t starts at x + t * token_stride and holds [heads, head_dim]; its angle is
-  // positions[t] * frequency. (RoFormer, arXiv 2104.09864; the half-split layout of GPT-NeoX.)
-  virtual void rope(float* x, size_t token_stride, const int32_t* positions, size_t tokens, size_t heads,
-                    size_t head_dim, const RopeTable& table) const = 0;
+  // Half-split rotation in place of the first 2 * angles.pairs values of each head: pair (i, i + pairs).
+  // x: token t starts at x + t * token_stride and holds [heads, head_dim]. (RoFormer, arXiv 2104.09864; the
+  // half-split layout of GPT-NeoX.)
+  virtual void rotate(float* x, size_t token_stride, const RopeAngles& angles, size_t tokens, size_t heads,
+                      size_t head_dim) const = 0;
+  // The same for positions [tokens], computing the angles on the way: for callers that rotate once.
+  void rope(float* x, size_t token_stride, const int32_t* positions, size_t tokens, size_t heads,
+            size_t head_dim, const RopeTable& table) const {
+    RopeAngles angles;
+    angles.compute(table, {positions, tokens});
+    rotate(x, token_stride, angles, tokens, heads, head_dim);
+  }
 
   // out[i] = silu(gate[i]) * up[i]; out may be gate. (SwiGLU, arXiv 2002.05202.)
   virtual void swiglu(float* out, const float* gate, const float* up, size_t count) const = 0;

@@ -125,20 +125,18 @@ class ReferenceKernels : public Kernels {
     }
   }
 
-  void rope(float* x, size_t token_stride, const int32_t* positions, size_t tokens, size_t heads,
-            size_t head_dim, const RopeTable& table) const override {
-    const size_t pairs = table.frequency.size();
+  void rotate(float* x, size_t token_stride, const RopeAngles& angles, size_t tokens, size_t heads,
+              size_t head_dim) const override {
     for (size_t t = 0; t < tokens; ++t) {
-      for (size_t i = 0; i < pairs; ++i) {
-        const double angle = static_cast<double>(positions[t]) * static_cast<double>(table.frequency[i]);
-        const auto cosine = static_cast<float>(std::cos(angle)) * table.scale;
-        const auto sine = static_cast<float>(std::sin(angle)) * table.scale;
-        for (size_t h = 0; h < heads; ++h) {
-          float* head = x + t * token_stride + h * head_dim;
+      for (size_t h = 0; h < heads; ++h) {
+        float* head = x + t * token_stride + h * head_dim;
+        for (size_t i = 0; i < angles.pairs; ++i) {
+          const float cosine = angles.cosine_row(t)[i];
+          const float sine = angles.sine_row(t)[i];
           const float a = head[i];
-          const float b = head[i + pairs];
+          const float b = head[i + angles.pairs];
           head[i] = a * cosine - b * sine;
-          head[i + pairs] = b * cosine + a * sine;
+          head[i + angles.pairs] = b * cosine + a * sine;
         }
       }
     }

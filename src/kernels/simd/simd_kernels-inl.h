@@ -1,0 +1,154 @@
+#if defined(KEYSIEVE_SIMD_KERNELS_INL_H) == defined(HWY_TARGET_TOGGLE)
+#ifdef KEYSIEVE_SIMD_KERNELS_INL_H
+#undef KEYSIEVE_SIMD_KERNELS_INL_H
+#else
+#define KEYSIEVE_SIMD_KERNELS_INL_H
+#endif
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "kernels/simd/affine_matmul-inl.h"
+#include "kernels/simd/attention-inl.h"
+#include "kernels/simd/decode_attention-inl.h"
+#include "kernels/simd/elementwise-inl.h"
+#include "kernels/simd/index-inl.h"
+#include "kernels/simd/plain_matmul-inl.h"
+#include "kernels/simd/quantize-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace keysieve::simd::HWY_NAMESPACE {
+
+class SimdKernels : public Kernels {
+ public:
+  explicit SimdKernels(std::string_view name) : name_(name) {}
+  std::string_view name() const override { return name_; }
+
+  std::unique_ptr<PackedMatrix> pack(const MatrixSource& source, std::span<const uint32_t> row_order,
+                                     const Threads& threads) const override {
+    return pack_matrix(source, row_order, threads);
+  }
+
+  void matmul(std::span<const MatmulJob> jobs, const float* x, size_t tokens, KernelScratch& scratch,
+              const Threads& threads) const override {
+    if (jobs.empty() || tokens == 0) return;
+    bool any_affine = false;
+    size_t panels = 0;
+    for (const MatmulJob& job : jobs) {
+      any_affine = any_affine || dynamic_cast<const PackedAffine*>(job.weight) != nullptr;
+      panels += (job.weight->rows() + kPanelRows - 1) / kPanelRows;
+    }
+    const ActivationView quantized =
+        any_affine ? quantize(x, tokens, jobs[0].weight->columns(), scratch, threads) : ActivationView{};
+    // About 8 tasks a worker: enough to even out, few enough that taking one costs nothing. An even number of
+    // panels each, since prefill works on two at a time.
+    const size_t wanted = static_cast<size_t>(threads.count()) * 8;
+    const size_t chunk = std::max<size_t>(2, (panels / wanted + 1) / 2 * 2);
+    std::vector<Part> parts;
+    for (const MatmulJob& job : jobs) {
+      const size_t count = (job.weight->rows() + kPanelRows - 1) / kPanelRows;
+      for (size_t first = 0; first < count; first += chunk) {
+        parts.push_back({&job, first, std::min(first + chunk, count)});
+      }
+    }
+    threads.run(parts.size(), [&](size_t i, int worker) {
+      const Part& part = parts[i];
+      if (const auto* affine = dynamic_cast<const PackedAffine*>(part.job->weight)) {
+        affine_matmul(part.job->out, part.job->out_stride, *affine, part.first, part.last, quantized, scratch,
+                      worker);
+      } else {
+        plain_matmul(part.job->out, part.job->out_stride, static_cast<const PackedPlain&>(*part.job->weight),
+                     part.first, part.last, x, tokens);
+      }
+    });
+  }
+
+  void rms_norm(float* out, const float* x, const float* weight, float eps, size_t rows,
+                size_t dim) const override {
+    rms_norm_rows(out, x, weight, eps, rows, dim);
+  }
+
+  void rotate(float* x, size_t token_stride, const RopeAngles& angles, size_t tokens, size_t heads,
+              size_t head_dim) const override {
+    for (size_t t = 0; t < tokens; ++t) {
+      for (size_t h = 0; h < heads; ++h) {
+        rotate_head(x + t * token_stride + h * head_dim, angles.cosine_row(t), angles.sine_row(t),
+                    angles.pairs);
+      }
+    }
+  }
+
+  void swiglu(float* out, const float* gate, const float* up, size_t count) const override {
+    swiglu_values(out, gate, up, count);
+  }
+
+  void add(float* out, const float* x, size_t count) const override { add_values(out, x, count); }
+
+  void store_kv(std::byte* out, KvType type, const float* x, size_t count) const override {
+    if (type == KvType::f32) {
+      std::copy_n(x, count, reinterpret_cast<float*>(out));
+    } else {
+      store_halves(reinterpret_cast<Half*>(out), x, count);
+    }
+  }
+
+  void attention(const AttentionArgs& args, KernelScratch& scratch, const Threads& threads) const override {
+    constexpr size_t kFewQueries = 2;  // from 3 on, sharing a gathered tile pays for building it
+    if (args.queries <= kFewQueries) {
+      args.kv.type == KvType::f32 ? decode_attention<KvType::f32>(args, scratch, threads)
+                                  : decode_attention<KvType::f16>(args, scratch, threads);
+    } else {
+      args.kv.type == KvType::f32 ? prefill_attention<KvType::f32>(args, scratch, threads)
+                                  : prefill_attention<KvType::f16>(args, scratch, threads);
+    }
+  }
+
+  void index_scores(const IndexScoreArgs& args, KernelScratch& scratch, int worker) const override {
+    index_scores_simd(args, scratch, worker);
+  }
+
+  size_t top_k(uint32_t* out, const float* scores, size_t count, size_t k, KernelScratch& scratch,
+               int worker) const override {
+    return top_k_simd(out, scores, count, k, scratch, worker);
+  }
+
+ private:
+  struct Part {
+    const MatmulJob* job;
+    size_t first;  // panels
+    size_t last;
+  };
+
+  // Rounds x to int8 in the shared scratch.
+  static ActivationView quantize(const float* x, size_t tokens, size_t columns, KernelScratch& scratch,
+                                 const Threads& threads) {
+    const size_t groups = columns / kGroup;
+    const size_t scale_bytes = tokens * groups * sizeof(float);
+    std::byte* memory = shared_scratch(scratch, 3 * scale_bytes + tokens * columns);
+    auto* scales = reinterpret_cast<float*>(memory);
+    auto* sums = reinterpret_cast<int32_t*>(memory + scale_bytes);
+    auto* codes = reinterpret_cast<int8_t*>(memory + 3 * scale_bytes);
+    const auto one = [&](size_t t) {
+      quantize_token(codes + t * columns, scales + t * groups, sums + t * groups * 2, x + t * columns,
+                     columns);
+    };
+    if (tokens <= kDecodeTokens) {
+      for (size_t t = 0; t < tokens; ++t) one(t);
+    } else {
+      constexpr size_t kTokensPerTask = 16;
+      threads.run((tokens + kTokensPerTask - 1) / kTokensPerTask, [&](size_t task, int) {
+        for (size_t t = task * kTokensPerTask; t < std::min(tokens, (task + 1) * kTokensPerTask); ++t) one(t);
+      });
+    }
+    return {codes, scales, sums, tokens, columns};
+  }
+
+  std::string_view name_;
+};
+
+inline std::unique_ptr<Kernels> make(std::string_view name) { return std::make_unique<SimdKernels>(name); }
+
+}  // namespace keysieve::simd::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif  // KEYSIEVE_SIMD_KERNELS_INL_H

@@ -1,0 +1,115 @@
+// Included once per SIMD target (no include guard by design of hwy/foreach_target.h, but one per target
+// below).
+#if defined(KEYSIEVE_SIMD_VECTORS_INL_H) == defined(HWY_TARGET_TOGGLE)
+#ifdef KEYSIEVE_SIMD_VECTORS_INL_H
+#undef KEYSIEVE_SIMD_VECTORS_INL_H
+#else
+#define KEYSIEVE_SIMD_VECTORS_INL_H
+#endif
+
+#include <hwy/highway.h>
+
+#include "core/half.h"
+#include "kernels/fast_exp.h"
+#include "kernels/kernels.h"
+
+// Highway 1.0.3 compiles its AVX3_DL target (Ice Lake, Zen 4) without naming AVX-512 VNNI to the compiler, though it
+// checks at run time that the machine has it. The dot products here need it named; the rest must repeat Highway's own
+// list, or its functions could not be inlined.
+#if HWY_TARGET == HWY_AVX3_DL
+#undef HWY_TARGET_STR
+#define HWY_TARGET_STR                                                                            \
+  HWY_TARGET_STR_AVX3                                                                             \
+  ",vpclmulqdq,avx512vbmi,avx512vbmi2,vaes,avxvnni,avx512bitalg,avx512vpopcntdq,avx512vnni"
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace keysieve::simd::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using F32 = hn::ScalableTag<float>;
+using I32 = hn::ScalableTag<int32_t>;
+using U32 = hn::ScalableTag<uint32_t>;
+using VF = hn::Vec<F32>;
+using VI = hn::Vec<I32>;
+inline constexpr size_t kLanes = HWY_LANES(float);  // 8 or 16
+inline constexpr size_t kVectorsPerPanel = 16 / kLanes;
+
+HWY_INLINE VF load_half(const Half* values) {
+  const hn::Rebind<hwy::float16_t, F32> d16;
+  return hn::PromoteTo(F32(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(values)));
+}
+
+HWY_INLINE VF load_bfloat16(const BFloat16* values) {
+  const hn::Rebind<uint16_t, F32> d16;
+  const auto bits = hn::ShiftLeft<16>(hn::PromoteTo(U32(), hn::LoadU(d16, &values->bits)));
+  return hn::BitCast(F32(), bits);
+}
+
+HWY_INLINE void store_half(Half* out, VF values) {
+  const hn::Rebind<hwy::float16_t, F32> d16;
+  hn::StoreU(hn::DemoteTo(d16, values), d16, reinterpret_cast<hwy::float16_t*>(out));
+}
+
+// One vector of keys or values of either store type, from element `i` of a row.
+template <KvType kType>
+HWY_INLINE VF load_kv(const std::byte* row, size_t i) {
+  if constexpr (kType == KvType::f32) {
+    return hn::LoadU(F32(), reinterpret_cast<const float*>(row) + i);
+  } else {
+    return load_half(reinterpret_cast<const Half*>(row) + i);
+  }
+}
+
+// fast_exp for a vector: the same operations in the same order, so bitwise equal results.
+HWY_INLINE VF exp_of(VF x) {
+  const F32 d;
+  x = hn::Max(x, hn::Set(d, FastExp::kLowest));
+  const VF n = hn::Round(hn::Mul(x, hn::Set(d, FastExp::kLog2E)));
+  VF r = hn::NegMulAdd(n, hn::Set(d, FastExp::kLn2High), x);
+  r = hn::NegMulAdd(n, hn::Set(d, FastExp::kLn2Low), r);
+  VF p = hn::Set(d, FastExp::kP0);
+  p = hn::MulAdd(p, r, hn::Set(d, FastExp::kP1));
+  p = hn::MulAdd(p, r, hn::Set(d, FastExp::kP2));
+  p = hn::MulAdd(p, r, hn::Set(d, FastExp::kP3));
+  p = hn::MulAdd(p, r, hn::Set(d, FastExp::kP4));
+  p = hn::MulAdd(p, r, hn::Set(d, FastExp::kP5));
+  p = hn::Add(hn::MulAdd(p, hn::Mul(r, r), r), hn::Set(d, 1.0f));
+  const VI power = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(I32(), n), hn::Set(I32(), 127)));
+  return hn::Mul(p, hn::BitCast(F32(), power));
+}
+
+// Sums over the lanes of kLanes vectors at once: lane i of the result is the sum of v[i]. 3 operations a sum
+// instead of the 8 to 10 of one horizontal sum each.
+HWY_INLINE VF sums_of(const VF* v) {
+#if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
+  VF quads[4];
+#else
+  VF quads[2];
+#endif
+  const hn::Repartition<double, F32> pairs;
+  for (size_t i = 0; i < kLanes / 4; ++i) {
+    const VF* w = v + 4 * i;
+    const VF ab = hn::Add(hn::InterleaveLower(F32(), w[0], w[1]), hn::InterleaveUpper(F32(), w[0], w[1]));
+    const VF cd = hn::Add(hn::InterleaveLower(F32(), w[2], w[3]), hn::InterleaveUpper(F32(), w[2], w[3]));
+    const auto ab2 = hn::BitCast(pairs, ab);
+    const auto cd2 = hn::BitCast(pairs, cd);
+    quads[i] = hn::Add(hn::BitCast(F32(), hn::InterleaveLower(pairs, ab2, cd2)),
+                       hn::BitCast(F32(), hn::InterleaveUpper(pairs, ab2, cd2)));
+  }
+  // quads[i] holds, in each 128-bit block, partial sums of vectors 4i .. 4i+3; now add over the blocks.
+#if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
+  const auto add_blocks = [](VF a, VF b) HWY_ATTR {
+    return VF{
+        _mm512_add_ps(_mm512_shuffle_f32x4(a.raw, b.raw, 0x88), _mm512_shuffle_f32x4(a.raw, b.raw, 0xDD))};
+  };
+  return add_blocks(add_blocks(quads[0], quads[1]), add_blocks(quads[2], quads[3]));
+#else
+  return VF{_mm256_add_ps(_mm256_permute2f128_ps(quads[0].raw, quads[1].raw, 0x20),
+                          _mm256_permute2f128_ps(quads[0].raw, quads[1].raw, 0x31))};
+#endif
+}
+
+}  // namespace keysieve::simd::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif  // KEYSIEVE_SIMD_VECTORS_INL_H

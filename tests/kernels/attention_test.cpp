@@ -1,0 +1,163 @@
+#include "kernels/kernel_test_support.h"
+
+namespace keysieve::testing {
+namespace {
+
+struct Case {
+  size_t heads, kv_heads, head_dim, queries, past;
+  KvType type;
+};
+
+// A filled KV store and queries for one case.
+struct Problem {
+  explicit Problem(const Case& c) : config(c), capacity(c.past + c.queries + 3) {
+    Random random(c.heads * 100 + c.head_dim + c.queries + c.past);
+    const size_t values_count = c.kv_heads * capacity * c.head_dim;
+    const std::vector<float> k = random.values(values_count, -2.0f, 2.0f);
+    const std::vector<float> v = random.values(values_count);
+    keys.resize(values_count * bytes_per_value(c.type));
+    values.resize(keys.size());
+    const auto reference = make_kernels("reference");
+    reference->store_kv(keys.data(), c.type, k.data(), values_count);
+    reference->store_kv(values.data(), c.type, v.data(), values_count);
+    q = random.values(c.queries * c.heads * c.head_dim, -2.0f, 2.0f);
+  }
+  KvView view() const {
+    return {keys.data(), values.data(), config.type, config.kv_heads, capacity, config.head_dim};
+  }
+  std::vector<float> run(const Kernels& kernels, const SelectionView* selection, int thread_count = 2) const {
+    const Threads threads(thread_count);
+    KernelScratch scratch(threads);
+    std::vector<float> out(q.size(), NAN);
+    AttentionArgs args{};
+    args.out = out.data();
+    args.q = q.data();
+    args.queries = config.queries;
+    args.heads = config.heads;
+    args.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
+    args.kv = view();
+    args.first_visible = config.past;
+    args.selection = selection;
+    kernels.attention(args, scratch, threads);
+    return out;
+  }
+
+  Case config;
+  size_t capacity;
+  std::vector<std::byte> keys, values;
+  std::vector<float> q;
+};
+
+const Case kCases[] = {
+    {9, 3, 64, 1, 0, KvType::f16},    {9, 3, 64, 1, 700, KvType::f16}, {9, 3, 64, 2, 255, KvType::f16},
+    {9, 3, 64, 40, 100, KvType::f16}, {14, 2, 64, 33, 0, KvType::f32}, {14, 2, 64, 1, 513, KvType::f32},
+    {4, 1, 128, 5, 64, KvType::f16},  {6, 3, 16, 17, 31, KvType::f32}, {6, 2, 32, 70, 1, KvType::f32},
+    {4, 4, 80, 7, 90, KvType::f16},   {4, 2, 20, 7, 90, KvType::f32},  {4, 2, 20, 1, 90, KvType::f16},
+};
+
+TEST(Attention, DenseMatchesTheReferenceOnEveryFamily) {
+  const auto reference = make_kernels("reference");
+  for (const auto& kernels : all_kernels()) {
+    for (const Case& c : kCases) {
+      const Problem setup(c);
+      EXPECT_LT(largest_difference(setup.run(*kernels, nullptr), setup.run(*reference, nullptr)), 3e-6f)
+          << kernels->name() << " heads " << c.heads << " dim " << c.head_dim << " queries " << c.queries
+          << " past " << c.past;
+    }
+  }
+}
+
+// Each query reads a random ascending subset of what it may see, itself included.
+struct RandomSelection {
+  RandomSelection(const Case& c, size_t groups, size_t budget)
+      : slots(c.queries * groups * budget), counts(c.queries * groups) {
+    Random random(7);
+    for (size_t query = 0; query < c.queries; ++query) {
+      for (size_t group = 0; group < groups; ++group) {
+        uint32_t* row = slots.data() + (query * groups + group) * budget;
+        size_t count = 0;
+        const size_t visible = c.past + query + 1;
+        for (size_t s = 0; s + 1 < visible && count + 1 < budget; ++s) {
+          if (random.uniform(0, 1) < 0.5f) row[count++] = static_cast<uint32_t>(s);
+        }
+        row[count++] = static_cast<uint32_t>(visible - 1);
+        counts[query * groups + group] = static_cast<uint32_t>(count);
+      }
+    }
+    view = {slots.data(), counts.data(), groups, budget};
+  }
+  std::vector<uint32_t> slots;
+  std::vector<uint32_t> counts;
+  SelectionView view{};
+};
+
+TEST(Attention, SparseMatchesTheReferenceOnEveryFamily) {
+  const auto reference = make_kernels("reference");
+  for (const auto& kernels : all_kernels()) {
+    for (const Case& c : kCases) {
+      for (const size_t groups : {size_t{1}, c.kv_heads}) {
+        const Problem setup(c);
+        const RandomSelection selection(c, groups, 300);
+        EXPECT_LT(
+            largest_difference(setup.run(*kernels, &selection.view), setup.run(*reference, &selection.view)),
+            3e-6f)
+            << kernels->name() << " heads " << c.heads << " dim " << c.head_dim << " queries " << c.queries
+            << " past " << c.past << " groups " << groups;
+      }
+    }
+  }
+}
+
+// Keys outside the selection must not be read: their rows are NaN here.
+TEST(Attention, KeysNotSelectedAreNotRead) {
+  for (const auto& kernels : all_kernels()) {
+    for (const size_t queries : {size_t{1}, size_t{20}}) {
+      const Case c{6, 2, 32, queries, 200, KvType::f32};
+      Problem setup(c);
+      const RandomSelection selection(c, 1, 64);
+      std::vector<bool> used(setup.capacity, false);
+      for (size_t q = 0; q < queries; ++q) {
+        for (size_t j = 0; j < selection.view.count(q, 0); ++j) used[selection.view.row(q, 0)[j]] = true;
+      }
+      for (size_t head = 0; head < c.kv_heads; ++head) {
+        for (size_t slot = 0; slot < setup.capacity; ++slot) {
+          if (used[slot]) continue;
+          for (size_t d = 0; d < c.head_dim; ++d) {
+            const size_t at = (head * setup.capacity + slot) * c.head_dim + d;
+            reinterpret_cast<float*>(setup.keys.data())[at] = NAN;
+            reinterpret_cast<float*>(setup.values.data())[at] = NAN;
+          }
+        }
+      }
+      for (const float v : setup.run(*kernels, &selection.view))
+        ASSERT_FALSE(std::isnan(v)) << kernels->name();
+    }
+  }
+}
+
+TEST(Attention, DoesNotDependOnThreads) {
+  for (const auto& kernels : all_kernels()) {
+    for (const Case& c : kCases) {
+      const Problem setup(c);
+      EXPECT_EQ(setup.run(*kernels, nullptr, 1), setup.run(*kernels, nullptr, 3)) << kernels->name();
+    }
+  }
+}
+
+// One score towers over the others, as attention sinks do, and one tile holds only very low ones.
+TEST(Attention, LargeScoresStayFinite) {
+  const auto reference = make_kernels("reference");
+  for (const auto& kernels : all_kernels()) {
+    for (const size_t queries : {size_t{1}, size_t{9}}) {
+      Problem setup({2, 1, 64, queries, 200, KvType::f32});
+      auto* keys = reinterpret_cast<float*>(setup.keys.data());
+      for (size_t d = 0; d < 64; ++d) keys[150 * 64 + d] *= 200.0f;
+      for (size_t i = 0; i < 64 * 64; ++i) keys[i] -= 150.0f;
+      EXPECT_LT(largest_difference(setup.run(*kernels, nullptr), setup.run(*reference, nullptr)), 1e-4f)
+          << kernels->name();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace keysieve::testing

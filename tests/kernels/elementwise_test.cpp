@@ -1,0 +1,106 @@
+#include <cstdlib>
+
+#include "kernels/fast_exp.h"
+#include "kernels/kernel_test_support.h"
+#include "keysieve/error.h"
+
+namespace keysieve::testing {
+namespace {
+
+TEST(Elementwise, EveryLengthMatchesTheReference) {
+  const auto reference = make_kernels("reference");
+  for (const auto& kernels : all_kernels()) {
+    for (size_t count = 1; count <= 33; ++count) {
+      const std::vector<float> a = Random(count).values(count * 3, -6, 6);
+      const std::vector<float> b = Random(count + 50).values(count * 3, -6, 6);
+      std::vector<float> expected(count * 3), got(count * 3);
+      reference->swiglu(expected.data(), a.data(), b.data(), count * 3);
+      kernels->swiglu(got.data(), a.data(), b.data(), count * 3);
+      EXPECT_LT(largest_difference(got, expected), 2e-5f) << kernels->name() << " swiglu " << count;
+
+      reference->rms_norm(expected.data(), a.data(), b.data(), 1e-6f, 3, count);
+      kernels->rms_norm(got.data(), a.data(), b.data(), 1e-6f, 3, count);
+      EXPECT_LT(largest_difference(got, expected), 1e-5f) << kernels->name() << " rms_norm " << count;
+
+      expected = a;
+      got = a;
+      reference->add(expected.data(), b.data(), count * 3);
+      kernels->add(got.data(), b.data(), count * 3);
+      EXPECT_EQ(got, expected);
+
+      std::vector<std::byte> half_expected(count * 6), half_got(count * 6);
+      reference->store_kv(half_expected.data(), KvType::f16, a.data(), count * 3);
+      kernels->store_kv(half_got.data(), KvType::f16, a.data(), count * 3);
+      EXPECT_EQ(half_got, half_expected) << kernels->name() << " fp16 rounding " << count;
+    }
+  }
+}
+
+TEST(Elementwise, SwigluOfLargeGatesStaysFinite) {
+  for (const auto& kernels : all_kernels()) {
+    std::vector<float> gate = {-1000, -90, -88, 0, 88, 90, 1000, -20, -1000, -90, -88, 0, 88, 90, 1000, -20};
+    const std::vector<float> up(gate.size(), 1.0f);
+    std::vector<float> out(gate.size());
+    kernels->swiglu(out.data(), gate.data(), up.data(), gate.size());
+    for (size_t i = 0; i < gate.size(); ++i) EXPECT_NEAR(out[i], gate[i] > 0 ? gate[i] : 0.0f, 1e-4f);
+  }
+}
+
+TEST(Elementwise, RopeRotatesHalfSplitPairs) {
+  for (const auto& kernels : all_kernels()) {
+    for (const size_t pairs : {1, 8, 16, 20, 32}) {
+      const size_t head_dim = 2 * pairs + 3;  // three values stay as they are
+      RopeTable table;
+      for (size_t i = 0; i < pairs; ++i) table.frequency.push_back(std::pow(1e4f, -float(i) / float(pairs)));
+      table.scale = 1.25f;
+      const int32_t positions[] = {0, 7, 30000};
+      const std::vector<float> before = Random(pairs).values(3 * 2 * head_dim);
+      std::vector<float> x = before;
+      kernels->rope(x.data(), 2 * head_dim, positions, 3, 2, head_dim, table);
+      for (size_t t = 0; t < 3; ++t) {
+        for (size_t h = 0; h < 2; ++h) {
+          const float* in = &before[(t * 2 + h) * head_dim];
+          const float* out = &x[(t * 2 + h) * head_dim];
+          for (size_t i = 0; i < pairs; ++i) {
+            const double angle = double(positions[t]) * double(table.frequency[i]);
+            EXPECT_NEAR(out[i], 1.25 * (in[i] * std::cos(angle) - in[i + pairs] * std::sin(angle)), 1e-5);
+            EXPECT_NEAR(out[i + pairs], 1.25 * (in[i + pairs] * std::cos(angle) + in[i] * std::sin(angle)),
+                        1e-5);
+          }
+          for (size_t i = 2 * pairs; i < head_dim; ++i) EXPECT_EQ(out[i], in[i]);
+        }
+      }
+    }
+  }
+}
+
+TEST(FastExp, IsCloseToTheLibrarys) {
+  for (float x = -80.0f; x <= 0.0f; x += 0.0137f) {
+    EXPECT_NEAR(static_cast<double>(fast_exp(x)) / std::exp(static_cast<double>(x)), 1.0, 4e-7);
+  }
+  EXPECT_EQ(fast_exp(0.0f), 1.0f);
+  EXPECT_LT(fast_exp(-1e30f), 1e-37f);
+}
+
+TEST(Registry, TheForcedFamilyIsTheOneThatRuns) {
+  for (const std::string_view name : available_kernels()) {
+    EXPECT_EQ(make_kernels(name)->name(), name);
+    ::setenv("KEYSIEVE_KERNELS", std::string(name).c_str(), 1);
+    EXPECT_EQ(make_kernels("auto")->name(), name);
+    ::unsetenv("KEYSIEVE_KERNELS");
+  }
+  EXPECT_EQ(make_kernels("auto")->name(), available_kernels().back());
+}
+
+TEST(Registry, AnUnknownFamilyIsRefusedWithTheList) {
+  try {
+    make_kernels("avx9000");
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::usage);
+    EXPECT_NE(std::string(error.what()).find("reference"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace keysieve::testing

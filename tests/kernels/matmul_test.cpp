@@ -1,0 +1,242 @@
+#include "kernels/kernel_test_support.h"
+
+namespace keysieve::testing {
+namespace {
+
+const AffineFormat kFormats[] = {
+    {4, 32, 8},
+    {4, 32, std::nullopt},
+    {4, 64, std::nullopt},
+    {4, 128, std::nullopt},
+    {5, 32, 16},
+    {5, 32, std::nullopt},
+    {6, 16, 32},
+    {8, 32, 128},
+    {8, 32, std::nullopt},
+    {8, 64, std::nullopt},
+    {8, 128, std::nullopt},
+};
+
+std::string describe(const AffineFormat& f) {
+  return std::to_string(f.bits) + " bits, group " + std::to_string(f.group) +
+         (f.zero_point ? ", zero point" : "");
+}
+
+// What an int8-activation product gives: activations rounded by groups of 32, everything else exact (in
+// double).
+std::vector<float> quantized_product(const MemoryMatrix& w, const std::vector<float>& x, size_t tokens) {
+  std::vector<float> out(tokens * w.rows());
+  for (size_t t = 0; t < tokens; ++t) {
+    std::vector<double> rounded(w.columns());
+    for (size_t g = 0; g < w.columns(); g += 32) {
+      float top = 0;
+      for (size_t c = g; c < g + 32; ++c) top = std::max(top, std::fabs(x[t * w.columns() + c]));
+      for (size_t c = g; c < g + 32; ++c) {
+        const float code = top > 0 ? std::nearbyint(x[t * w.columns() + c] * (127.0f / top)) : 0.0f;
+        rounded[c] = static_cast<double>(code) * static_cast<double>(top / 127.0f);
+      }
+    }
+    for (size_t r = 0; r < w.rows(); ++r) {
+      double sum = 0;
+      for (size_t c = 0; c < w.columns(); ++c) sum += static_cast<double>(w.value(r, c)) * rounded[c];
+      out[t * w.rows() + r] = static_cast<float>(sum);
+    }
+  }
+  return out;
+}
+
+std::vector<float> exact_product(const MemoryMatrix& w, const std::vector<float>& x, size_t tokens) {
+  std::vector<float> out(tokens * w.rows());
+  for (size_t t = 0; t < tokens; ++t) {
+    for (size_t r = 0; r < w.rows(); ++r) {
+      double sum = 0;
+      for (size_t c = 0; c < w.columns(); ++c) {
+        sum += static_cast<double>(w.value(r, c)) * static_cast<double>(x[t * w.columns() + c]);
+      }
+      out[t * w.rows() + r] = static_cast<float>(sum);
+    }
+  }
+  return out;
+}
+
+std::vector<float> run(const Kernels& kernels, const MemoryMatrix& w, const std::vector<float>& x,
+                       size_t tokens, int thread_count = 2) {
+  const Threads threads(thread_count);
+  KernelScratch scratch(threads);
+  const auto packed = kernels.pack(w, {}, threads);
+  EXPECT_EQ(packed->rows(), w.rows());
+  EXPECT_EQ(packed->columns(), w.columns());
+  std::vector<float> out(tokens * w.rows(), NAN);
+  const MatmulJob job{out.data(), w.rows(), packed.get()};
+  kernels.matmul({&job, 1}, x.data(), tokens, scratch, threads);
+  return out;
+}
+
+TEST(Matmul, EveryQuantizedFormatMatchesItsTwinOnEveryFamily) {
+  for (const auto& kernels : all_kernels()) {
+    for (const AffineFormat& format : kFormats) {
+      SCOPED_TRACE(std::string(kernels->name()) + ", " + describe(format));
+      for (const size_t rows : {1, 16, 31, 48}) {
+        for (const size_t columns : {128, 256, 384}) {
+          for (const size_t tokens : {1, 2, 3, 4, 5, 6, 13}) {
+            const MemoryMatrix w = MemoryMatrix::quantized(format, rows, columns, rows * 1000 + columns);
+            const std::vector<float> x = Random(tokens).values(tokens * columns, -3.0f, 3.0f);
+            const auto expected = kernels->name() == "reference" ? exact_product(w, x, tokens)
+                                                                 : quantized_product(w, x, tokens);
+            // Sums of about 256 products of size 0.3: fp32 rounding of partial sums stays under 1e-4.
+            EXPECT_LT(largest_difference(run(*kernels, w, x, tokens), expected), 1e-4f)
+                << rows << " x " << columns << ", " << tokens << " tokens";
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Matmul, EveryPlainTypeMatchesOnEveryFamily) {
+  for (const auto& kernels : all_kernels()) {
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+      SCOPED_TRACE(std::string(kernels->name()) + ", " + std::string(to_string(dtype)));
+      for (const size_t rows : {1, 17, 64}) {
+        for (const size_t columns : {1, 7, 72, 128}) {
+          for (const size_t tokens : {1, 2, 7, 12}) {
+            const MemoryMatrix w = MemoryMatrix::plain(dtype, rows, columns, rows + columns);
+            const std::vector<float> x = Random(tokens).values(tokens * columns);
+            EXPECT_LT(largest_difference(run(*kernels, w, x, tokens), exact_product(w, x, tokens)), 2e-5f)
+                << rows << " x " << columns << ", " << tokens << " tokens";
+          }
+        }
+      }
+    }
+  }
+}
+
+// Codes at their extremes are where narrow sums would saturate.
+TEST(Matmul, ExtremeCodesAndActivationsDoNotSaturate) {
+  for (const auto& kernels : all_kernels()) {
+    for (const AffineFormat& format : kFormats) {
+      SCOPED_TRACE(std::string(kernels->name()) + ", " + describe(format));
+      class AllOnes : public MatrixSource {
+       public:
+        explicit AllOnes(AffineFormat f) : format(f) {}
+        size_t rows() const override { return 16; }
+        size_t columns() const override { return 256; }
+        uint64_t file_bytes() const override { return 0; }
+        std::optional<AffineFormat> affine() const override { return format; }
+        DType plain_dtype() const override { return DType::f32; }
+        void read_codes(size_t, std::span<uint8_t> codes, std::span<float> scales,
+                        std::span<float> biases) const override {
+          std::fill(codes.begin(), codes.end(), static_cast<uint8_t>((1 << format.bits) - 1));
+          std::fill(scales.begin(), scales.end(), 1.0f);
+          std::fill(biases.begin(), biases.end(), -static_cast<float>(format.zero_point.value_or(0)));
+        }
+        void read_values(size_t, std::span<float> values) const override {
+          const int code = (1 << format.bits) - 1 - format.zero_point.value_or(0);
+          std::fill(values.begin(), values.end(), static_cast<float>(code));
+        }
+        void release(size_t, size_t) const override {}
+        AffineFormat format;
+      } w(format);
+      const Threads threads(1);
+      KernelScratch scratch(threads);
+      const auto packed = kernels->pack(w, {}, threads);
+      for (const float sign : {1.0f, -1.0f}) {
+        for (const size_t tokens : {1, 8}) {
+          const std::vector<float> x(tokens * 256, sign * 127.0f);
+          std::vector<float> out(tokens * 16);
+          const MatmulJob job{out.data(), 16, packed.get()};
+          kernels->matmul({&job, 1}, x.data(), tokens, scratch, threads);
+          const auto code = static_cast<float>((1 << format.bits) - 1 - format.zero_point.value_or(0));
+          for (const float v : out) EXPECT_FLOAT_EQ(v, sign * 127.0f * 256.0f * code);
+        }
+      }
+    }
+  }
+}
+
+TEST(Matmul, ATokensResultDoesNotDependOnItsCompanyOrOnThreads) {
+  for (const auto& kernels : all_kernels()) {
+    for (const AffineFormat& format : kFormats) {
+      SCOPED_TRACE(std::string(kernels->name()) + ", " + describe(format));
+      const MemoryMatrix w = MemoryMatrix::quantized(format, 80, 256, 5);
+      const std::vector<float> x = Random(1).values(14 * 256);
+      const std::vector<float> together = run(*kernels, w, x, 14, 1);
+      EXPECT_EQ(together, run(*kernels, w, x, 14, 3));
+      for (const size_t t : {0, 5, 13}) {
+        const auto first = x.begin() + static_cast<ptrdiff_t>(t * 256);
+        const std::vector<float> alone = run(*kernels, w, {first, first + 256}, 1, 2);
+        EXPECT_EQ(alone, std::vector<float>(together.begin() + static_cast<ptrdiff_t>(t * 80),
+                                            together.begin() + static_cast<ptrdiff_t>(t * 80 + 80)));
+      }
+    }
+  }
+}
+
+TEST(Matmul, SeveralJobsAndRowOrder) {
+  for (const auto& kernels : all_kernels()) {
+    const Threads threads(2);
+    KernelScratch scratch(threads);
+    const MemoryMatrix a = MemoryMatrix::quantized({4, 32, 8}, 32, 64, 1);
+    const MemoryMatrix b = MemoryMatrix::plain(DType::f32, 20, 64, 2);
+    std::vector<uint32_t> reversed(32);
+    for (uint32_t i = 0; i < 32; ++i) reversed[i] = 31 - i;
+    const auto straight = kernels->pack(a, {}, threads);
+    const auto backward = kernels->pack(a, reversed, threads);
+    const auto plain = kernels->pack(b, {}, threads);
+    const std::vector<float> x = Random(3).values(5 * 64);
+    std::vector<float> out_a(5 * 40, -7.0f), out_r(5 * 32), out_b(5 * 20);
+    const MatmulJob jobs[] = {{out_a.data(), 40, straight.get()},
+                              {out_r.data(), 32, backward.get()},
+                              {out_b.data(), 20, plain.get()}};
+    kernels->matmul(jobs, x.data(), 5, scratch, threads);
+    for (size_t t = 0; t < 5; ++t) {
+      for (size_t r = 0; r < 32; ++r) EXPECT_EQ(out_a[t * 40 + r], out_r[t * 32 + 31 - r]);
+      for (size_t r = 32; r < 40; ++r) EXPECT_EQ(out_a[t * 40 + r], -7.0f) << "wrote past its rows";
+    }
+    EXPECT_LT(largest_difference(out_b, exact_product(b, x, 5)), 2e-5f);
+  }
+}
+
+// bf16 scales span more than fp16's range; the unit keeps them.
+TEST(Matmul, TinyAndHugeScalesSurvivePacking) {
+  for (const float magnitude : {1e-9f, 1e6f}) {
+    class Scaled : public MatrixSource {
+     public:
+      explicit Scaled(float m) : magnitude_(m) {}
+      size_t rows() const override { return 16; }
+      size_t columns() const override { return 64; }
+      uint64_t file_bytes() const override { return 0; }
+      std::optional<AffineFormat> affine() const override { return AffineFormat{4, 64, std::nullopt}; }
+      DType plain_dtype() const override { return DType::f32; }
+      void read_codes(size_t row, std::span<uint8_t> codes, std::span<float> scales,
+                      std::span<float> biases) const override {
+        for (size_t c = 0; c < codes.size(); ++c) codes[c] = static_cast<uint8_t>((c + row) % 16);
+        scales[0] = magnitude_;
+        biases[0] = -4.0f * magnitude_;
+      }
+      void read_values(size_t row, std::span<float> values) const override {
+        for (size_t c = 0; c < values.size(); ++c) {
+          values[c] = magnitude_ * (static_cast<float>((c + row) % 16) - 4.0f);
+        }
+      }
+      void release(size_t, size_t) const override {}
+
+     private:
+      float magnitude_;
+    } w(magnitude);
+    for (const auto& kernels : all_kernels()) {
+      const Threads threads(1);
+      KernelScratch scratch(threads);
+      const auto packed = kernels->pack(w, {}, threads);
+      const std::vector<float> x(64, 127.0f);
+      std::vector<float> out(16);
+      const MatmulJob job{out.data(), 16, packed.get()};
+      kernels->matmul({&job, 1}, x.data(), 1, scratch, threads);
+      const float expected = 127.0f * 64.0f * 3.5f * magnitude;
+      for (const float v : out) EXPECT_NEAR(v / expected, 1.0f, 1e-3f) << kernels->name();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace keysieve::testing
