@@ -18,7 +18,7 @@ struct ForwardOptions {
   Logits logits = Logits::last;
   // Logits::all: called with consecutive blocks of rows, so that [tokens, vocabulary] is never held:
   // first_position of the block's first token, rows [tokens, vocabulary].
-  std::function<void(size_t first_position, size_t tokens, std::span<const float> rows)> on_logits;
+  std::function<void(size_t first_position, size_t tokens, std::span<const float> rows)> on_logits = {};
   // More chunks of the same prompt follow: a cache with a budget is not cut yet (it is cut after a prompt's
   // last chunk, when the last queries have voted). prefill() sets this itself.
   bool more_to_come = false;

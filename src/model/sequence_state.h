@@ -17,12 +17,12 @@ namespace keysieve {
 struct SequenceOptions {
   size_t context = 0;      // positions to reserve, at most the model's; 0: the model's
   size_t max_chunk = 512;  // tokens one forward() may take: its buffers are allocated once for this many
-  std::optional<KvType> kv_type;  // nullopt: Model::default_kv_type()
+  std::optional<KvType> kv_type = {};  // nullopt: Model::default_kv_type()
   // Chooses the positions each query reads; null: dense. It keeps working memory, so it belongs to this state
   // alone.
-  std::shared_ptr<KeySelector> selector;
+  std::shared_ptr<KeySelector> selector = nullptr;
   // Makes the cache from the shape that model and selector need; empty: a FullCache.
-  std::function<std::unique_ptr<KvCache>(const CacheShape&, std::shared_ptr<const Kernels>)> make_cache;
+  std::function<std::unique_ptr<KvCache>(const CacheShape&, std::shared_ptr<const Kernels>)> make_cache = {};
 };
 
 // What attention and the indexer read, summed since the last clear(), so that reports need not estimate.
