@@ -1,0 +1,347 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "indexer/fixtures.h"
+
+namespace keysieve {
+namespace {
+
+using testing::Bench;
+using testing::error_of;
+using ::testing::HasSubstr;
+
+// Scores with many exact ties, from a table known to the test.
+class TableSelector final : public ScoringSelector {
+ public:
+  TableSelector(SelectionPolicy policy, size_t kv_heads) : ScoringSelector(std::move(policy), kv_heads) {}
+  static float value(int32_t query, size_t group, size_t slot) {
+    const uint32_t hash = (static_cast<uint32_t>(query) * 73u + static_cast<uint32_t>(group) * 31u +
+                           static_cast<uint32_t>(slot) * 2654435761u) >>
+                          13;
+    // 0 as often as anything, with either sign: the two zeros are equal.
+    return hash % 5 == 0 ? (hash % 2 ? -0.0f : 0.0f) : static_cast<float>(hash % 5) - 2.5f;
+  }
+
+ protected:
+  void score(float* out, const LayerQuery& query, size_t index, size_t group, KernelContext&, int) override {
+    for (size_t s = 0; s < query.candidates(index); ++s)
+      out[s] = value(query.inputs.positions[index], group, s);
+  }
+};
+
+std::vector<uint32_t> brute_force(const SelectionPolicy& policy, size_t budget, int32_t query, size_t group,
+                                  size_t candidates) {
+  std::vector<uint32_t> all(candidates);
+  std::iota(all.begin(), all.end(), 0u);
+  if (candidates <= budget) return all;
+  const auto kept = [&](uint32_t s) { return s < policy.sinks || s + policy.recent >= candidates; };
+  std::sort(all.begin(), all.end(), [&](uint32_t a, uint32_t b) {
+    if (kept(a) != kept(b)) return kept(a);
+    const float x = TableSelector::value(query, group, a);
+    const float y = TableSelector::value(query, group, b);
+    return x != y ? x > y : a > b;
+  });
+  all.resize(budget);
+  std::sort(all.begin(), all.end());
+  return all;
+}
+
+TEST(ScoringSelector, EqualsBruteForce) {
+  const std::tuple<size_t, size_t, size_t> policies[] = {
+      {1, 0, 0}, {7, 0, 0}, {16, 4, 8}, {12, 4, 8}, {40, 3, 0}};
+  for (const std::string_view family : {"reference", "auto"}) {
+    Bench bench(family);
+    for (const auto& [budget, sinks, recent] : policies) {
+      for (const size_t groups : {1, 3}) {
+        const SelectionPolicy policy{
+            budget, {}, sinks, recent, groups == 1 ? SelectionScope::shared : SelectionScope::per_group};
+        TableSelector selector(policy, 3);
+        ASSERT_EQ(selector.groups(), groups);
+        SelectionBuffer buffer;
+        for (const size_t first : {0, 5, 12, 60}) {
+          const size_t tokens = 33;
+          std::vector<int32_t> positions(tokens);
+          std::iota(positions.begin(), positions.end(), static_cast<int32_t>(first));
+          const LayerQuery query{
+              0, {nullptr, nullptr, nullptr, positions.data(), tokens}, first, {}, {}, nullptr, nullptr};
+          const bool sparse = selector.select(query, bench.context, buffer);
+          ASSERT_EQ(sparse, first + tokens > budget);
+          if (!sparse) continue;
+          const SelectionView view = buffer.view();
+          EXPECT_EQ(view.budget, budget);
+          for (size_t i = 0; i < tokens; ++i) {
+            for (size_t g = 0; g < groups; ++g) {
+              const std::vector<uint32_t> found(view.row(i, g), view.row(i, g) + view.count(i, g));
+              ASSERT_EQ(found, brute_force(policy, budget, positions[i], g, first + i + 1))
+                  << "budget " << budget << " query " << positions[i] << " group " << g;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(ScoringSelector, BudgetsDifferByLayer) {
+  Bench bench;
+  TableSelector selector({.budget = 8, .budgets = {0, 5}, .sinks = 1, .recent = 1}, 1);
+  std::vector<int32_t> positions(20);
+  std::iota(positions.begin(), positions.end(), 0);
+  SelectionBuffer buffer;
+  LayerQuery query{0, {nullptr, nullptr, nullptr, positions.data(), 20}, 0, {}, {}, nullptr, nullptr};
+  EXPECT_FALSE(selector.select(query, bench.context, buffer));
+  query.layer = 1;
+  EXPECT_TRUE(selector.select(query, bench.context, buffer));
+  EXPECT_EQ(buffer.slots(19, 0).size(), 5u);
+  query.layer = 2;
+  EXPECT_TRUE(selector.select(query, bench.context, buffer));
+  EXPECT_EQ(buffer.slots(19, 0).size(), 8u);
+}
+
+TEST(ScoringSelector, VotesOfTheLastQueriesAddUp) {
+  Bench bench;
+  TableSelector selector({.budget = 8, .budgets = {}, .scope = SelectionScope::per_group}, 2);
+  const std::vector<int32_t> positions{4, 5, 6};
+  const LayerQuery query{0, {nullptr, nullptr, nullptr, positions.data(), 3}, 4, {}, {}, nullptr, nullptr};
+  for (const size_t voters : {1, 2, 3, 9}) {
+    std::vector<float> scores(2 * 7);
+    selector.scores(scores.data(), query, voters, bench.context);
+    for (size_t g = 0; g < 2; ++g) {
+      for (size_t s = 0; s < 7; ++s) {
+        float expected = 0;
+        for (size_t i = 3 - std::min<size_t>(voters, 3); i < 3; ++i) {
+          if (s <= 4 + i) expected += TableSelector::value(positions[i], g, s);
+        }
+        EXPECT_EQ(scores[g * 7 + s], expected);
+      }
+    }
+  }
+}
+
+TEST(SelectionPolicy, RefusesWhatCannotBeKept) {
+  EXPECT_EQ(error_of([] { SelectionPolicy{.budget = 0, .budgets = {}}.validate(); }).first, ErrorKind::usage);
+  const auto [kind, message] =
+      error_of([] { SelectionPolicy{.budget = 11, .budgets = {}, .sinks = 4, .recent = 8}.validate(); });
+  EXPECT_EQ(kind, ErrorKind::usage);
+  EXPECT_THAT(message, HasSubstr("11, expected at least sinks 4 + recent 8"));
+  EXPECT_EQ(error_of([] {
+              SelectionPolicy{.budget = 20, .budgets = {0, 11}, .sinks = 4, .recent = 8}.validate();
+            }).first,
+            ErrorKind::usage);
+  EXPECT_EQ(error_of([] {
+              SelectionPolicy{.budget = 20, .budgets = {}, .sinks = SIZE_MAX, .recent = 8}.validate();
+            }).first,
+            ErrorKind::usage);
+  SelectionPolicy{.budget = 12, .budgets = {0}, .sinks = 4, .recent = 8}.validate();
+}
+
+// A native indexer on random q and k, its keys stored by head.
+struct NativeRun {
+  static constexpr size_t kHeads = 4, kKvHeads = 2, kHeadDim = 16, kDim = 8, kTokens = 70;
+  Bench bench;
+  ModelShape model{.layers = 1,
+                   .hidden = 32,
+                   .heads = kHeads,
+                   .kv_heads = kKvHeads,
+                   .head_dim = kHeadDim,
+                   .rope_theta = 1e4,
+                   .rms_norm_eps = 1e-6f,
+                   .fingerprint = {}};
+  std::vector<float> q = testing::random_floats(kTokens * kHeads * kHeadDim, 1);
+  std::vector<float> k = testing::random_floats(kTokens * kKvHeads * kHeadDim, 2);
+  std::vector<int32_t> positions;
+  std::vector<testing::StoredKeys> stored;
+  std::vector<IndexKeyView> views;
+  std::vector<float> queries;  // [tokens, heads, dim]
+  std::vector<float> keys;     // [tokens, kv_heads, dim]
+  std::shared_ptr<const Indexer> indexer;
+
+  explicit NativeRun(std::string_view family) : bench(family) {
+    IndexerConfig config = IndexerConfig::native_for(model, kDim, 12);
+    config.sinks = 2;
+    config.recent = 3;
+    config.key_choice = IndexKeyChoice::f32;
+    IndexerLayerWeights layer;
+    layer.q = testing::random_floats(kKvHeads * kDim * kHeadDim, 3, 0.3f);
+    layer.k = testing::random_floats(kKvHeads * kDim * kHeadDim, 4, 0.3f);
+    indexer =
+        std::make_shared<const Indexer>(config, std::span(&layer, 1), model, bench.kernels, bench.threads);
+    positions.resize(kTokens);
+    std::iota(positions.begin(), positions.end(), 0);
+    queries.resize(kTokens * kHeads * kDim);
+    keys.resize(kTokens * kKvHeads * kDim);
+    indexer->project_queries(queries.data(), nullptr, 0, inputs(), bench.context);
+    indexer->project_keys(keys.data(), 0, inputs(), bench.context);
+    for (size_t g = 0; g < kKvHeads; ++g) {
+      stored.emplace_back(IndexKeyType::f32, kDim, kTokens);
+      for (size_t t = 0; t < kTokens; ++t) stored[g].store(t, keys.data() + (t * kKvHeads + g) * kDim);
+      views.push_back(stored[g].view());
+    }
+  }
+  LayerInputs inputs() const { return {nullptr, q.data(), k.data(), positions.data(), kTokens}; }
+  LayerQuery query() const { return {0, inputs(), 0, {}, views, nullptr, nullptr}; }
+
+  // Softmax over the causal keys of each head, summed over the heads of the groups [first, last).
+  std::vector<double> expected(size_t t, size_t first_group, size_t last_group) const {
+    std::vector<double> total(t + 1, 0.0);
+    const size_t per_group = kHeads / kKvHeads;
+    for (size_t h = first_group * per_group; h < last_group * per_group; ++h) {
+      std::vector<double> row(t + 1);
+      double sum = 0;
+      for (size_t s = 0; s <= t; ++s) {
+        double dot = 0;
+        for (size_t d = 0; d < kDim; ++d) {
+          dot +=
+              double{queries[(t * kHeads + h) * kDim + d]} * keys[(s * kKvHeads + h / per_group) * kDim + d];
+        }
+        row[s] = std::exp(dot);
+        sum += row[s];
+      }
+      for (size_t s = 0; s <= t; ++s) total[s] += row[s] / sum;
+    }
+    return total;
+  }
+};
+
+TEST(LearnedSelector, SumsSoftmaxesPerGroupAndShared) {
+  for (const std::string_view family : {"reference", "auto"}) {
+    NativeRun run(family);
+    for (const SelectionScope scope : {SelectionScope::per_group, SelectionScope::shared}) {
+      SelectionPolicy policy = SelectionPolicy::from(run.indexer->config());
+      policy.scope = scope;
+      LearnedSelector selector(run.indexer, policy);
+      const size_t groups = scope == SelectionScope::shared ? 1 : 2;
+      ASSERT_EQ(selector.groups(), groups);
+      EXPECT_EQ(selector.key_shape().heads, 2u);
+      std::vector<float> scores(groups * NativeRun::kTokens);
+      selector.scores(scores.data(), run.query(), 1, run.bench.context);
+      for (size_t g = 0; g < groups; ++g) {
+        const auto expected =
+            run.expected(NativeRun::kTokens - 1, groups == 1 ? 0 : g, groups == 1 ? 2 : g + 1);
+        for (size_t s = 0; s < expected.size(); ++s) {
+          ASSERT_NEAR(scores[g * NativeRun::kTokens + s], expected[s], 1e-5);
+        }
+      }
+      SelectionBuffer buffer;
+      ASSERT_TRUE(selector.select(run.query(), run.bench.context, buffer));
+      for (size_t t = 12; t < NativeRun::kTokens; ++t) {
+        for (size_t g = 0; g < groups; ++g) {
+          const auto expected = run.expected(t, groups == 1 ? 0 : g, groups == 1 ? 2 : g + 1);
+          const auto slots = buffer.slots(t, g);
+          ASSERT_EQ(slots.size(), 12u);
+          double worst_kept = 1e9;
+          double best_dropped = -1e9;
+          for (size_t s = 2; s + 3 <= t; ++s) {
+            const bool kept = std::binary_search(slots.begin(), slots.end(), static_cast<uint32_t>(s));
+            (kept ? worst_kept : best_dropped) =
+                kept ? std::min(worst_kept, expected[s]) : std::max(best_dropped, expected[s]);
+          }
+          EXPECT_GE(worst_kept, best_dropped - 1e-6);
+        }
+      }
+    }
+  }
+}
+
+TEST(LearnedSelector, ChunksGiveTheSameSelections) {
+  NativeRun run("auto");
+  LearnedSelector selector(run.indexer, SelectionPolicy::from(run.indexer->config()));
+  SelectionBuffer whole;
+  SelectionBuffer part;
+  ASSERT_TRUE(selector.select(run.query(), run.bench.context, whole));
+  for (size_t first = 9; first < NativeRun::kTokens; first += 7) {
+    LayerQuery query = run.query();
+    query.first_visible = first;
+    query.inputs.tokens = std::min<size_t>(7, NativeRun::kTokens - first);
+    query.inputs.q += first * NativeRun::kHeads * NativeRun::kHeadDim;
+    query.inputs.positions += first;
+    ASSERT_TRUE(selector.select(query, run.bench.context, part));
+    for (size_t i = 0; i < query.inputs.tokens; ++i) {
+      for (size_t g = 0; g < 2; ++g) {
+        const auto a = whole.slots(first + i, g);
+        const auto b = part.slots(i, g);
+        EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end()));
+      }
+    }
+  }
+}
+
+TEST(RecentSelector, KeepsSinksAndTheWindow) {
+  Bench bench;
+  RecentSelector selector({.budget = 6, .budgets = {}, .sinks = 2, .recent = 1}, 1);
+  std::vector<int32_t> positions(30);
+  std::iota(positions.begin(), positions.end(), 0);
+  SelectionBuffer buffer;
+  ASSERT_TRUE(
+      selector.select({0, {nullptr, nullptr, nullptr, positions.data(), 30}, 0, {}, {}, nullptr, nullptr},
+                      bench.context, buffer));
+  const auto last = buffer.slots(29, 0);
+  EXPECT_THAT(std::vector<uint32_t>(last.begin(), last.end()), ::testing::ElementsAre(0, 1, 26, 27, 28, 29));
+  EXPECT_EQ(selector.key_shape().heads, 0u);
+}
+
+TEST(RandomSelector, RepeatsForASeed) {
+  Bench bench;
+  std::vector<int32_t> positions(200);
+  std::iota(positions.begin(), positions.end(), 0);
+  const LayerQuery query{3, {nullptr, nullptr, nullptr, positions.data(), 200}, 0, {}, {}, nullptr, nullptr};
+  const auto draw = [&](uint64_t seed) {
+    RandomSelector selector({.budget = 20, .budgets = {}, .sinks = 2, .recent = 4}, 1, seed);
+    SelectionBuffer buffer;
+    EXPECT_TRUE(selector.select(query, bench.context, buffer));
+    const auto slots = buffer.slots(199, 0);
+    return std::vector<uint32_t>(slots.begin(), slots.end());
+  };
+  EXPECT_EQ(draw(1), draw(1));
+  EXPECT_NE(draw(1), draw(2));
+  EXPECT_EQ(draw(1).size(), 20u);
+}
+
+TEST(SelectionRecorder, RecordsDenseQueriesAndPositionsOfSlots) {
+  SelectionRecorder recorder;
+  const std::vector<int32_t> positions{10, 11};
+  const std::vector<int32_t> slot_positions{3, 9, 10, 11};
+  LayerQuery query{1,      {nullptr, nullptr, nullptr, positions.data(), 2}, 2, {}, {}, slot_positions.data(),
+                   nullptr};
+  query.kv.capacity = 4;
+  recorder.record(query, nullptr);
+  ASSERT_EQ(recorder.layers().size(), 2u);
+  ASSERT_EQ(recorder.layers()[1].size(), 2u);
+  EXPECT_EQ(recorder.layers()[1][0].query, 10);
+  EXPECT_THAT(recorder.layers()[1][0].groups[0], ::testing::ElementsAre(3, 9, 10));
+  EXPECT_THAT(recorder.layers()[1][1].groups[0], ::testing::ElementsAre(3, 9, 10, 11));
+}
+
+TEST(LearnedSelector, RefusesSetsPerHeadWithOneKey) {
+  Bench bench;
+  const ModelShape model{.layers = 1,
+                         .hidden = 8,
+                         .heads = 4,
+                         .kv_heads = 2,
+                         .head_dim = 4,
+                         .rope_theta = 1e4,
+                         .rms_norm_eps = 1e-6f,
+                         .fingerprint = {}};
+  IndexerConfig config;
+  config.layers = 1;
+  config.hidden = 8;
+  config.heads = 2;
+  config.dim = 4;
+  IndexerLayerWeights layer;
+  layer.q = std::vector<float>(8 * 8);
+  layer.k = std::vector<float>(4 * 8);
+  layer.head_weight = std::vector<float>(2 * 8);
+  const auto indexer =
+      std::make_shared<const Indexer>(config, std::span(&layer, 1), model, bench.kernels, bench.threads);
+  const auto [kind, message] = error_of(
+      [&] { LearnedSelector(indexer, {.budget = 4, .budgets = {}, .scope = SelectionScope::per_group}); });
+  EXPECT_EQ(kind, ErrorKind::usage);
+  EXPECT_THAT(message, HasSubstr("--selection shared"));
+}
+
+}  // namespace
+}  // namespace keysieve
