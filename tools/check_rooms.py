@@ -19,7 +19,7 @@ ROOMS = {
     "indexer": {"core", "kernels", "formats"},
     "cache": {"core", "kernels"},
     "model": {"core", "formats", "kernels", "indexer", "cache"},
-    "generate": {"core", "model", "text", "cache", "indexer", "public"},
+    "generate": {"core", "formats", "model", "text", "cache", "indexer", "public"},
     "train": {"core", "model", "indexer", "cache", "kernels", "formats", "text"},
     "eval": {"core", "generate", "model", "indexer", "cache", "text", "public"},
     "server": {"core", "public"},

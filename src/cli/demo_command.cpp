@@ -22,13 +22,23 @@ Without --prompt: three short prompts and one question about a document of about
 A short prompt fits the budget whole, so nothing is dropped there; the long one shows what a budget saves.)";
 
 constexpr std::array<const char*, 3> kShortPrompts = {
-    "What is the capital of France?",
-    "Why is the sky blue? Answer in two sentences.",
-    "Write a short poem about the sea.",
+    "What is the opposite of hot?",
+    "What is photosynthesis? Answer in one sentence.",
+    "Give me three tips for sleeping well.",
 };
 
 // An eighth of the long question's positions: where the measured cost in perplexity is one or two percent.
 constexpr size_t kDemoBudget = 512;
+
+size_t count_words(std::string_view text) {
+  size_t words = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const bool space = text[i] == ' ' || text[i] == '\n';
+    const bool starts = !space && (i == 0 || text[i - 1] == ' ' || text[i - 1] == '\n');
+    words += starts ? 1 : 0;
+  }
+  return words;
+}
 
 // A dense and a sparse session, each with its own side of the conversation.
 class Pair {
@@ -154,9 +164,9 @@ class DemoCommand final : public Command {
       going = ask(prompt_, prompt_, "");
     } else {
       for (const char* prompt : kShortPrompts) going = going && ask(prompt, prompt, "");
-      const std::string question(kDemoQuestion);
-      going = going && ask(std::string(demo_document()) + "\n" + question,
-                           question + " (asked about the log of a harbour, four thousand tokens)",
+      going = going && ask(fmt::format("{}{}{}", kDemoBefore, demo_document(), kDemoAfter),
+                           fmt::format("{} (hidden in the log of a harbour, a text of {} words)",
+                                       kDemoQuestion, human_count(count_words(demo_document()))),
                            std::string(kDemoFact));
     }
     if (output_.json) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "cli/columns.h"
 #include "cli/output.h"
@@ -16,6 +17,8 @@ const DemoAnswer& longest(const std::vector<DemoAnswer>& answers) {
     return a.dense.prompt_tokens < b.dense.prompt_tokens;
   });
 }
+
+std::string positions(double mean) { return human_count(static_cast<uint64_t>(std::llround(mean))); }
 
 double saved_percent(double dense, double sparse) { return dense > 0 ? 100 * (1 - sparse / dense) : 0; }
 
@@ -43,8 +46,8 @@ std::string figures(const GenerateResult& result) {
                        phase.tokens_per_second());
   };
   std::string text = speed("prefill  ", prefill) + "\n" + speed("decode   ", decode) + "\n";
-  text += fmt::format("positions  {:.0f} a query in prefill, {:.0f} in decode\n", prefill.positions_read,
-                      decode.positions_read);
+  text += fmt::format("positions  {} a query in prefill, {} in decode\n", positions(prefill.positions_read),
+                      positions(decode.positions_read));
   text += fmt::format("KV read    {} + {}\n", human_bytes(prefill.kv_bytes_read),
                       human_bytes(decode.kv_bytes_read));
   text += fmt::format("KV kept    {}", human_bytes(result.statistics.kv_bytes_kept));
@@ -75,13 +78,14 @@ std::string show_summary(const std::vector<DemoAnswer>& answers) {
   const Statistics& dense = big.dense.statistics;
   const Statistics& sparse = big.sparse.statistics;
   std::string text = fmt::format(
-      "\nSaved at {} tokens: decode read {:.0f} of {:.0f} positions a query ({:.0f}% fewer), {} of keys and "
-      "values "
-      "instead of {}; prefill {:.0f} of {:.0f} ({:.0f}% fewer).\n",
-      human_count(big.dense.prompt_tokens), sparse.decode.positions_read, dense.decode.positions_read,
+      "\nSaved at {} tokens: decode read {} of {} positions a query ({:.0f}% fewer), {} of keys and values "
+      "instead of "
+      "{}; prefill {} of {} ({:.0f}% fewer).\n",
+      human_count(big.dense.prompt_tokens), positions(sparse.decode.positions_read),
+      positions(dense.decode.positions_read),
       saved_percent(dense.decode.positions_read, sparse.decode.positions_read),
       human_bytes(sparse.decode.kv_bytes_read), human_bytes(dense.decode.kv_bytes_read),
-      sparse.prefill.positions_read, dense.prefill.positions_read,
+      positions(sparse.prefill.positions_read), positions(dense.prefill.positions_read),
       saved_percent(dense.prefill.positions_read, sparse.prefill.positions_read));
   text += fmt::format("Speed against dense: prefill {:.2f}x, decode {:.2f}x; KV kept {} against {}.\n",
                       ratio(sparse.prefill.tokens_per_second(), dense.prefill.tokens_per_second()),

@@ -82,7 +82,8 @@ class InspectCommand final : public Command {
       text += fmt::format("    {:8} {:5} tensors  {}\n", name, sum.tensors, human_bytes(sum.bytes));
     }
     text += "  metadata\n";
-    for (const auto& [key, value] : parse_json(description.metadata, description.path).items()) {
+    const Json metadata = parse_json(description.metadata, description.path);
+    for (const auto& [key, value] : metadata.items()) {
       std::string shown = value.dump(-1, ' ', false, Json::error_handler_t::replace);
       // One line per key: a chat template runs to thousands of characters.
       if (shown.size() > 100) shown = shown.substr(0, 97) + "...";

@@ -38,6 +38,16 @@ int report(std::string_view kind, const std::string& message, int status, bool j
   return status;
 }
 
+// CLI11 only says that a command is missing where there is one it does not know.
+int report_unknown_command(const std::string& given, bool json) {
+  std::string names;
+  for (const CommandEntry& entry : commands())
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", entry.name);
+  const std::string found = given.empty() ? "none" : fmt::format("'{}'", one_line(given));
+  return report("usage", fmt::format("command: {}, expected {}; see keysieve --help", found, names),
+                kExitUsage, json);
+}
+
 int report_parse_error(const CLI::App& app, const CLI::ParseError& error, bool json) {
   std::string verb;
   std::string help = "keysieve";
@@ -82,6 +92,10 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     // --help and --version arrive as "errors" of status 0.
     if (error.get_exit_code() == 0) return app.exit(error);
+    if (app.get_subcommands().empty()) {
+      const char* const* first = std::find_if(argv + 1, argv + argc, [](const char* a) { return *a != '-'; });
+      return report_unknown_command(first == argv + argc ? "" : *first, json);
+    }
     return report_parse_error(app, error, json);
   }
   try {

@@ -24,12 +24,14 @@ std::optional<size_t> parse_count(std::string_view text) {
   return value * factor;
 }
 
+// "--max-tokens,-n" -> "--max-tokens"
+std::string first_name(const std::string& names) { return names.substr(0, names.find(',')); }
+
 CLI::Option* add_parsed_count(CLI::App& app, const std::string& names, const std::string& help,
                               std::function<void(size_t)> store) {
-  const auto parse = [store = std::move(store), names](const CLI::results_t& given) {
+  const auto parse = [store = std::move(store), name = first_name(names)](const CLI::results_t& given) {
     const std::optional<size_t> value = parse_count(given.front());
-    if (!value)
-      throw CLI::ValidationError(names, fmt::format("'{}', expected a whole number", given.front()));
+    if (!value) throw CLI::ValidationError(name, fmt::format("'{}', expected a whole number", given.front()));
     store(*value);
     return true;
   };
@@ -50,11 +52,11 @@ CLI::Option* add_count(CLI::App& app, const std::string& names, std::optional<si
 }
 
 CLI::Option* add_number(CLI::App& app, const std::string& names, float& value, const std::string& help) {
-  const auto parse = [&value, names](const CLI::results_t& given) {
+  const auto parse = [&value, name = first_name(names)](const CLI::results_t& given) {
     const std::string& text = given.front();
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value)) {
-      throw CLI::ValidationError(names, fmt::format("'{}', expected a number", text));
+      throw CLI::ValidationError(name, fmt::format("'{}', expected a number", text));
     }
     return true;
   };
