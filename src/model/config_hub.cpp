@@ -88,7 +88,8 @@ void read_rope(const Json& json, ModelConfig& config, std::string_view subject) 
                 "more than 0, up to 1");
   }
   // Absurd sizes are check_config's to refuse; here they must only survive the conversion.
-  rope.rotary_dim = static_cast<size_t>(static_cast<double>(std::min<size_t>(config.head_dim, 1 << 20)) * part);
+  rope.rotary_dim =
+      static_cast<size_t>(static_cast<double>(std::min<size_t>(config.head_dim, 1 << 20)) * part);
   rope.original_context = value_or<size_t>(
       scaling, "original_max_position_embeddings",
       value_or<size_t>(json, "original_max_position_embeddings", config.context, subject), subject);

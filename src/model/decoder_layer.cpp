@@ -1,5 +1,6 @@
 #include "model/decoder_layer.h"
 
+#include <algorithm>
 #include <array>
 
 namespace keysieve {
@@ -11,9 +12,10 @@ void add_bias(const Kernels& kernels, float* x, const std::vector<float>& bias, 
   for (size_t row = 0; row < rows; ++row) kernels.add(x + row * bias.size(), bias.data(), bias.size());
 }
 
-// Biases (Qwen2), RMS norm over each head (Qwen3), then the rotation; q and k in place.
-void bias_norm_rotate(Chunk& chunk, const LayerWeights& w) {
+// Biases (Qwen2) and the RMS norm over each q and k head (Qwen3); in place.
+void bias_and_head_norm(Chunk& chunk, const LayerWeights& w) {
   const ModelConfig& config = chunk.config();
+  if (!config.qk_norm && !config.qkv_bias) return;
   const Kernels& kernels = chunk.kernels();
   ForwardBuffers& b = chunk.state.buffers;
   for_token_blocks(chunk.state.model->threads(), chunk.tokens, [&](size_t first, size_t count) {
@@ -26,10 +28,26 @@ void bias_norm_rotate(Chunk& chunk, const LayerWeights& w) {
       kernels.rms_norm(q, q, w.q_norm.data(), config.rms_norm_eps, count * config.heads, config.head_dim);
       kernels.rms_norm(k, k, w.k_norm.data(), config.rms_norm_eps, count * config.kv_heads, config.head_dim);
     }
-    const int32_t* positions = b.positions.data() + first;
-    const RopeTable& rope = chunk.state.model->rope();
-    kernels.rope(q, config.q_width(), positions, count, config.heads, config.head_dim, rope);
-    kernels.rope(k, config.kv_width(), positions, count, config.kv_heads, config.head_dim, rope);
+  });
+}
+
+// RoPE (arXiv 2104.09864) on every head of q and k, in place; long chunks spread over the threads by head.
+void rotate(Chunk& chunk) {
+  const ModelConfig& config = chunk.config();
+  const Kernels& kernels = chunk.kernels();
+  ForwardBuffers& b = chunk.state.buffers;
+  const auto rotate_heads = [&](float* q_or_k, size_t heads, size_t first, size_t count) {
+    kernels.rotate(q_or_k + first * config.head_dim, heads * config.head_dim, b.angles, chunk.tokens, count,
+                   config.head_dim);
+  };
+  if (chunk.tokens < kSpreadTokens) {
+    rotate_heads(b.q.data(), config.heads, 0, config.heads);
+    rotate_heads(b.k.data(), config.kv_heads, 0, config.kv_heads);
+    return;
+  }
+  chunk.state.model->threads().run(config.heads + config.kv_heads, [&](size_t head, int) {
+    if (head < config.heads) return rotate_heads(b.q.data(), config.heads, head, 1);
+    rotate_heads(b.k.data(), config.kv_heads, head - config.heads, 1);
   });
 }
 
@@ -76,8 +94,8 @@ MatmulJob job(AlignedArray<float>& out, const std::unique_ptr<PackedMatrix>& wei
 
 void for_token_blocks(const Threads& threads, size_t tokens,
                       const std::function<void(size_t first, size_t count)>& block) {
-  constexpr size_t kBlock = 8;
-  if (tokens < 2 * kBlock || threads.count() == 1) return block(0, tokens);
+  constexpr size_t kBlock = kSpreadTokens / 2;
+  if (tokens < kSpreadTokens || threads.count() == 1) return block(0, tokens);
   threads.run((tokens + kBlock - 1) / kBlock,
               [&](size_t index, int) { block(index * kBlock, std::min(kBlock, tokens - index * kBlock)); });
 }
@@ -95,7 +113,8 @@ void decoder_layer(Chunk& chunk, size_t layer) {
   norm(chunk, w.attention_norm);
   if (taps && taps->normed_input) taps->normed_input(chunk.place(layer), b.normed.data());
   project(chunk, std::array{job(b.q, w.q), job(b.k, w.k), job(b.v, w.v)}, b.normed);
-  bias_norm_rotate(chunk, w);
+  bias_and_head_norm(chunk, w);
+  rotate(chunk);
   if (taps && taps->projections) taps->projections(chunk.place(layer), b.q.data(), b.k.data(), b.v.data());
   layer_attention(chunk, layer);
   if (taps && taps->attention) taps->attention(chunk.place(layer), b.attention.data());

@@ -91,6 +91,7 @@ void forward(SequenceState& state, std::span<const int32_t> tokens, const Forwar
   for (size_t t = 0; t < tokens.size(); ++t) {
     impl.buffers.positions[t] = static_cast<int32_t>(chunk.first_position + t);
   }
+  impl.buffers.angles.compute(impl.model->rope(), {impl.buffers.positions.data(), tokens.size()});
   impl.has_logits = false;
 
   embed(chunk, tokens);

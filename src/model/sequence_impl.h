@@ -12,6 +12,7 @@ namespace keysieve {
 struct ForwardBuffers {
   ForwardBuffers(const ModelConfig& config, size_t chunk, const KeySelector::KeyShape& index);
 
+  RopeAngles angles;                // of the chunk's tokens, the same for all layers
   AlignedArray<int32_t> positions;  // [chunk]
   AlignedArray<float> x;            // [chunk, hidden], the residual stream
   AlignedArray<float> normed;       // [chunk, hidden]
