@@ -138,12 +138,16 @@ Value filter_list(const Call& call) {
   return Value::list(items_of(call.input, call.budget));
 }
 
-Value filter_items(const Call& call) {
-  call.parameters({});
+Value pairs_of(const Call& call) {
   if (call.input.is_undefined()) return Value::list({});
   if (!call.input.dict()) fail(fmt::format("items of a {}", type_name(call.input)), "a dict");
   Arguments none;
   return call_method(call.input, "items", none, call.budget);
+}
+
+Value filter_items(const Call& call) {
+  call.parameters({});
+  return pairs_of(call);
 }
 
 // Merge sort by each entry's first value: stable, and safe for orders that are none (NaN), which std::sort is
@@ -172,7 +176,7 @@ Value filter_dictsort(const Call& call) {
   const Parameters parameters = call.parameters({"case_sensitive", "by", "reverse"});
   const bool by_value = parameters[1] && equals(*parameters[1], Value("value"));
   const bool case_sensitive = parameters.truth_or(0, false);
-  const Value pairs = filter_items(call);
+  const Value pairs = pairs_of(call);
   std::vector<std::pair<Value, Value>> keyed;
   for (const Value& pair : pairs.list()->items) {
     Value key = pair.list()->items[by_value ? 1 : 0];
