@@ -1,0 +1,204 @@
+// Kernels in the shapes of SmolLM2-135M (576 wide, 9 heads of 64, 3 KV heads, MLP 1536), on one thread, for
+// every family this machine can run. Rates: MAC/s are multiply-adds, bytes/s what had to be read.
+#include <benchmark/benchmark.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace keysieve {
+namespace {
+
+// Weights that cost nothing to make: the codes do not matter for speed.
+class CountedMatrix : public MatrixSource {
+ public:
+  CountedMatrix(size_t rows, size_t columns, AffineFormat format)
+      : rows_(rows), columns_(columns), format_(format) {}
+  size_t rows() const override { return rows_; }
+  size_t columns() const override { return columns_; }
+  uint64_t file_bytes() const override { return 0; }
+  std::optional<AffineFormat> affine() const override { return format_; }
+  DType plain_dtype() const override { return DType::f32; }
+  void read_codes(size_t row, std::span<uint8_t> codes, std::span<float> scales,
+                  std::span<float> biases) const override {
+    for (size_t c = 0; c < codes.size(); ++c)
+      codes[c] = static_cast<uint8_t>((row * 7 + c * 5) % (1u << format_.bits));
+    std::fill(scales.begin(), scales.end(), 0.01f);
+    std::fill(biases.begin(), biases.end(), -0.08f);
+  }
+  void read_values(size_t, std::span<float> values) const override {
+    std::fill(values.begin(), values.end(), 0.1f);
+  }
+  void release(size_t, size_t) const override {}
+
+ private:
+  size_t rows_;
+  size_t columns_;
+  AffineFormat format_;
+};
+
+std::vector<float> noise(size_t count, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<float> values(count);
+  for (float& v : values) v = static_cast<float>(random()) * 0x1p-31f - 1.0f;
+  return values;
+}
+
+using Family = std::shared_ptr<const Kernels>;
+
+void matmul(benchmark::State& state, const Family& kernels, AffineFormat format, size_t rows,
+            size_t columns) {
+  const auto tokens = static_cast<size_t>(state.range(0));
+  const Threads threads(1);
+  KernelScratch scratch(threads);
+  const auto weight = kernels->pack(CountedMatrix(rows, columns, format), {}, threads);
+  const std::vector<float> x = noise(tokens * columns, 1);
+  std::vector<float> out(tokens * rows);
+  const MatmulJob job{out.data(), rows, weight.get()};
+  for (auto _ : state) {
+    kernels->matmul({&job, 1}, x.data(), tokens, scratch, threads);
+    benchmark::ClobberMemory();
+  }
+  state.counters["MAC/s"] = benchmark::Counter(static_cast<double>(tokens * rows * columns),
+                                               benchmark::Counter::kIsIterationInvariantRate);
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(weight->bytes()));
+}
+
+// range(0) queries after range(1) earlier positions; range(2) positions read per query, 0: dense.
+void attention(benchmark::State& state, const Family& kernels) {
+  const auto queries = static_cast<size_t>(state.range(0));
+  const auto past = static_cast<size_t>(state.range(1));
+  const auto budget = static_cast<size_t>(state.range(2));
+  constexpr size_t kHeads = 9, kKvHeads = 3, kDim = 64;
+  const size_t capacity = past + queries;
+  const Threads threads(1);
+  KernelScratch scratch(threads);
+  const std::vector<float> source = noise(kKvHeads * capacity * kDim, 2);
+  std::vector<std::byte> keys(source.size() * 2), values(source.size() * 2);
+  kernels->store_kv(keys.data(), KvType::f16, source.data(), source.size());
+  kernels->store_kv(values.data(), KvType::f16, source.data(), source.size());
+  const std::vector<float> q = noise(queries * kHeads * kDim, 3);
+  std::vector<float> out(q.size());
+  // Neighbouring queries share about 70% of what they read, as real ones do.
+  std::vector<uint32_t> slots(queries * kKvHeads * budget),
+      counts(queries * kKvHeads, static_cast<uint32_t>(budget));
+  std::mt19937 random(4);
+  for (size_t row = 0; budget > 0 && row < counts.size(); ++row) {
+    const size_t stride = capacity / budget;
+    for (size_t j = 0; j < budget; ++j) {
+      const size_t jitter = j % 10 < 7 ? j % stride : random() % stride;
+      slots[row * budget + j] = static_cast<uint32_t>(std::min(j * stride + jitter, past));
+    }
+  }
+  const SelectionView selection{slots.data(), counts.data(), kKvHeads, budget};
+  AttentionArgs args{};
+  args.out = out.data();
+  args.q = q.data();
+  args.queries = queries;
+  args.heads = kHeads;
+  args.scale = 0.125f;
+  args.kv = {keys.data(), values.data(), KvType::f16, kKvHeads, capacity, kDim};
+  args.first_visible = past;
+  args.selection = budget > 0 ? &selection : nullptr;
+  for (auto _ : state) {
+    kernels->attention(args, scratch, threads);
+    benchmark::ClobberMemory();
+  }
+  const double read =
+      budget > 0 ? static_cast<double>(budget) : static_cast<double>(past) + static_cast<double>(queries) / 2;
+  state.counters["MAC/s"] = benchmark::Counter(static_cast<double>(queries * kHeads * kDim) * 2 * read,
+                                               benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["queries/s"] =
+      benchmark::Counter(static_cast<double>(queries), benchmark::Counter::kIsIterationInvariantRate);
+}
+
+// One query's scores for one KV group: 3 heads of rank 32, int8 keys, softmax each (the native shape).
+void index_scores(benchmark::State& state, const Family& kernels) {
+  const auto count = static_cast<size_t>(state.range(0));
+  constexpr size_t kHeads = 3, kDim = 32;
+  const Threads threads(1);
+  KernelScratch scratch(threads);
+  std::vector<std::byte> keys(index_key_bytes(IndexKeyType::i8, kDim, count));
+  std::vector<float> scales((count + 15) / 16 * 16), scores(scales.size());
+  const std::vector<float> source = noise(count * kDim, 5), q = noise(kHeads * kDim, 6);
+  for (size_t s = 0; s < count; ++s)
+    store_index_key(keys.data(), scales.data(), IndexKeyType::i8, kDim, s, &source[s * kDim]);
+  IndexScoreArgs args{};
+  args.scores = scores.data();
+  args.q = q.data();
+  args.heads = kHeads;
+  args.count = count;
+  args.keys = {keys.data(), scales.data(), IndexKeyType::i8, kDim};
+  args.combine = IndexCombine::softmax_sum;
+  for (auto _ : state) {
+    kernels->index_scores(args, scratch, 0);
+    benchmark::ClobberMemory();
+  }
+  state.counters["keys/s"] =
+      benchmark::Counter(static_cast<double>(count), benchmark::Counter::kIsIterationInvariantRate);
+}
+
+void top_k(benchmark::State& state, const Family& kernels) {
+  const auto count = static_cast<size_t>(state.range(0));
+  const Threads threads(1);
+  KernelScratch scratch(threads);
+  std::vector<float> scores = noise(count, 7);
+  for (float& s : scores) s = std::exp(8.0f * s);
+  std::vector<uint32_t> out(512);
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(kernels->top_k(out.data(), scores.data(), count, out.size(), scratch, 0));
+  }
+  state.counters["scores/s"] =
+      benchmark::Counter(static_cast<double>(count), benchmark::Counter::kIsIterationInvariantRate);
+}
+
+void register_family(const Family& kernels) {
+  const std::string prefix = std::string(kernels->name()) + "/";
+  const struct {
+    const char* name;
+    AffineFormat format;
+  } formats[] = {{"q4_1", {4, 32, std::nullopt}}, {"q4_0", {4, 32, 8}},   {"q5_0", {5, 32, 16}},
+                 {"q6_k", {6, 16, 32}},           {"q8_0", {8, 32, 128}}, {"mlx4", {4, 64, std::nullopt}}};
+  for (const auto& f : formats) {
+    benchmark::RegisterBenchmark((prefix + "matmul/" + f.name + "/1536x576").c_str(),
+                                 [=](benchmark::State& s) { matmul(s, kernels, f.format, 1536, 576); })
+        ->Arg(1)
+        ->Arg(512);
+  }
+  // A matrix past every cache: what decode can read a second.
+  benchmark::RegisterBenchmark((prefix + "matmul/q4_1/65536x2048").c_str(), [=](benchmark::State& s) {
+    matmul(s, kernels, {4, 32, std::nullopt}, 65536, 2048);
+  })->Arg(1);
+  benchmark::RegisterBenchmark((prefix + "attention").c_str(),
+                               [=](benchmark::State& s) { attention(s, kernels); })
+      ->Args({256, 0, 0})
+      ->Args({256, 4096, 0})
+      ->Args({256, 8000, 512})
+      ->Args({1, 4096, 0})
+      ->Args({1, 8000, 512});
+  benchmark::RegisterBenchmark((prefix + "index_scores").c_str(),
+                               [=](benchmark::State& s) { index_scores(s, kernels); })
+      ->Arg(1024)
+      ->Arg(8000)
+      ->Arg(30000);
+  benchmark::RegisterBenchmark((prefix + "top_k").c_str(), [=](benchmark::State& s) { top_k(s, kernels); })
+      ->Arg(1024)
+      ->Arg(8000)
+      ->Arg(30000);
+}
+
+}  // namespace
+}  // namespace keysieve
+
+int main(int argc, char** argv) {
+  for (const std::string_view name : keysieve::available_kernels()) {
+    if (name != "reference") keysieve::register_family(keysieve::make_kernels(name));
+  }
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
+}

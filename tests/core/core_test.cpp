@@ -1,0 +1,194 @@
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <set>
+
+#include "core/dtype.h"
+#include "core/file_io.h"
+#include "core/half.h"
+#include "core/json.h"
+#include "core/memory.h"
+#include "core/threads.h"
+#include "keysieve/error.h"
+
+namespace keysieve {
+namespace {
+
+// A folder of its own per test, gone afterwards.
+class CoreFiles : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = ::testing::TempDir() + "keysieve_core_XXXXXX";
+    ASSERT_NE(::mkdtemp(name.data()), nullptr);
+    folder_ = name;
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+  std::filesystem::path write(const std::string& name, const std::string& text) {
+    std::ofstream(folder_ / name, std::ios::binary) << text;
+    return folder_ / name;
+  }
+  std::filesystem::path folder_;
+};
+
+template <class Action>
+std::string error_of(const Action& action, ErrorKind kind) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), kind) << error.what();
+    return error.what();
+  }
+  ADD_FAILURE() << "no error";
+  return {};
+}
+
+TEST(Error, IsOneLineWhateverItNames) {
+  const Error error(ErrorKind::format, "a\nb", std::string("\x1b[31m") + std::string(2000, 'x'), "y", "z");
+  const std::string message = error.what();
+  EXPECT_EQ(message.find('\n'), std::string::npos);
+  EXPECT_EQ(message.find('\x1b'), std::string::npos);
+  EXPECT_LT(message.size(), 1000u);
+  EXPECT_EQ(std::string(Error(ErrorKind::file, "f", "missing").what()), "f: missing");
+  EXPECT_EQ(std::string(Error(ErrorKind::file, "f", "1", "2", "try 3").what()), "f: 1, expected 2; try 3");
+}
+
+TEST(Half, RoundTripsEveryFiniteValue) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const Half half{static_cast<uint16_t>(bits)};
+    const float value = to_float(half);
+    if (std::isnan(value)) {
+      EXPECT_TRUE(std::isnan(to_float(to_half(value))));
+    } else {
+      EXPECT_EQ(to_half(value).bits, half.bits);
+    }
+  }
+}
+
+TEST(Half, RoundsToNearestEven) {
+  EXPECT_EQ(to_half(1.0f + 0x1p-11f).bits, to_half(1.0f).bits);  // a tie goes to the even mantissa
+  EXPECT_EQ(to_half(1.0f + 3 * 0x1p-11f).bits, to_half(1.0f + 0x1p-9f).bits);
+  EXPECT_EQ(to_half(65519.0f).bits, to_half(65504.0f).bits);
+  EXPECT_TRUE(std::isinf(to_float(to_half(65520.0f))));
+  EXPECT_EQ(to_half(0x1p-25f).bits, 0);  // a tie between 0 and the smallest subnormal
+  EXPECT_EQ(to_half(0x1.8p-25f).bits, 1);
+  EXPECT_EQ(to_bfloat16(1.0f + 0x1p-8f).bits, to_bfloat16(1.0f).bits);
+  EXPECT_EQ(to_float(to_bfloat16(-3.5f)), -3.5f);
+}
+
+TEST(DTypes, SizesAreGgufs) {
+  EXPECT_EQ(checked_bytes(DType::q4_k, 512, "t"), 288u);
+  EXPECT_EQ(checked_bytes(DType::bf16, 3, "t"), 6u);
+  error_of([] { checked_bytes(DType::q4_0, 33, "tensor"); }, ErrorKind::format);
+  error_of([] { checked_bytes(DType::f64, std::numeric_limits<uint64_t>::max() / 2, "tensor"); },
+           ErrorKind::format);
+}
+
+TEST(Memory, ArraysAreAlignedAndAbsurdSizesRefused) {
+  AlignedArray<float> array(3, 2.0f);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(array.data()) % kAlignment, 0u);
+  EXPECT_EQ(array[2], 2.0f);
+  error_of([] { AlignedArray<double> huge(std::numeric_limits<size_t>::max() / 4); }, ErrorKind::resource);
+}
+
+TEST(Memory, ReservedPagesCostNothingUntilWritten) {
+  const uint64_t before = peak_resident_bytes();
+  ReservedMemory memory(size_t{4} << 30);
+  memory.data()[size_t{3} << 30] = std::byte{7};
+  EXPECT_LT(peak_resident_bytes() - before, uint64_t{64} << 20);
+  memory.discard();
+  EXPECT_EQ(memory.data()[size_t{3} << 30], std::byte{0});
+}
+
+TEST_F(CoreFiles, MapsAFileAndNamesAMissingOne) {
+  const MappedFile file(write("a", "hello"));
+  EXPECT_EQ(file.bytes().size(), 5u);
+  EXPECT_EQ(std::memcmp(file.bytes().data(), "hello", 5), 0);
+  EXPECT_EQ(MappedFile(write("empty", "")).bytes().size(), 0u);
+  EXPECT_NE(error_of([&] { MappedFile{folder_ / "none"}; }, ErrorKind::file).find("none"), std::string::npos);
+  error_of([&] { MappedFile{folder_}; }, ErrorKind::file);
+}
+
+TEST_F(CoreFiles, AnUncommittedWriteLeavesTheTargetAlone) {
+  const auto target = write("target", "old");
+  {
+    AtomicFileWriter writer(target);
+    writer.write("new and half writ");
+  }
+  EXPECT_EQ(read_text_file(target), "old");
+  AtomicFileWriter writer(target);
+  writer.write("new");
+  EXPECT_EQ(read_text_file(target), "old");
+  writer.commit();
+  EXPECT_EQ(read_text_file(target), "new");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1)
+      << "a temporary file was left";
+  error_of([&] { AtomicFileWriter{folder_}; }, ErrorKind::file);
+  error_of([&] { AtomicFileWriter{folder_ / "no" / "such"}; }, ErrorKind::file);
+}
+
+TEST_F(CoreFiles, AFullDiskIsAnErrorAndTheTargetStays) {
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "no /dev/full here";
+  const auto target = write("target", "old");
+  // The temporary file's name is known: a link there to /dev/full makes every write fail as a full disk does.
+  std::filesystem::create_symlink("/dev/full",
+                                  target.string() + "." + std::to_string(::getpid()) + ".partial");
+  error_of(
+      [&] {
+        AtomicFileWriter writer(target);
+        writer.write(std::string(1 << 20, 'x'));
+        writer.commit();
+      },
+      ErrorKind::file);
+  EXPECT_EQ(read_text_file(target), "old");
+}
+
+TEST(Json, TypedAccessChecksRanges) {
+  const Json json =
+      parse_json(R"({"n": 3, "neg": -1, "f": 1.5, "s": "x", "whole": 4.0, "none": null})", "file.json");
+  EXPECT_EQ(json_require<size_t>(json, "n", "file.json"), 3u);
+  EXPECT_EQ(json_require<size_t>(json, "whole", "file.json"), 4u);
+  EXPECT_EQ(json_value<size_t>(json, "none", 9, "file.json"), 9u);
+  error_of([&] { json_require<size_t>(json, "neg", "file.json"); }, ErrorKind::format);
+  error_of([&] { json_require<size_t>(json, "f", "file.json"); }, ErrorKind::format);
+  error_of([&] { json_require<std::string>(json, "n", "file.json"); }, ErrorKind::format);
+  EXPECT_NE(
+      error_of([&] { json_require<size_t>(json, "gone", "file.json"); }, ErrorKind::format).find("file.json"),
+      std::string::npos);
+}
+
+TEST(Json, HostileTextIsRefused) {
+  error_of([] { parse_json("{\"a\": ", "f"); }, ErrorKind::format);
+  error_of([] { parse_json(std::string(100000, '['), "f"); }, ErrorKind::format);
+  EXPECT_NO_THROW(parse_json(std::string(150, '[') + std::string(150, ']'), "f"));
+}
+
+TEST(Threads, EveryIndexOnceAndErrorsComeBack) {
+  for (const int count : {1, 2, 5}) {
+    const Threads threads(count);
+    std::vector<std::atomic<int>> seen(1000);
+    threads.run(seen.size(), [&](size_t i, int worker) {
+      EXPECT_GE(worker, 0);
+      EXPECT_LT(worker, count);
+      ++seen[i];
+    });
+    for (const auto& times : seen) EXPECT_EQ(times, 1);
+    error_of(
+        [&] {
+          threads.run(100, [](size_t i, int) {
+            if (i == 57) throw Error(ErrorKind::usage, "x", "y");
+          });
+        },
+        ErrorKind::usage);
+    threads.run(0, [](size_t, int) { FAIL(); });
+  }
+  EXPECT_GE(Threads().count(), 1);
+}
+
+}  // namespace
+}  // namespace keysieve
