@@ -55,7 +55,7 @@ std::string translate_pattern(std::string_view pattern, std::string_view subject
   // White space is the Unicode property White_Space. PCRE2's own \s adds U+180E, and its \w lacks combining
   // marks.
   constexpr std::string_view kSpace = "\\p{Z}\\t-\\r\\x{85}";
-  constexpr std::string_view kWord = "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}";
+  constexpr std::string_view kWord = "\\p{L}\\p{M}\\p{N}\\p{Pc}";
   std::string out;
   bool in_class = false;
   for (size_t i = 0; i < pattern.size(); ++i) {

@@ -156,7 +156,7 @@ struct Tokenizer::Impl {
   };
 
   explicit Impl(TokenizerSpec&& given);
-  void encode_plain(std::string_view text, Work& work) const;
+  void encode_plain(std::string_view text, bool parse_special, Work& work) const;
   void cut_into_words(std::string_view text, Work& work) const;
   void encode_word(std::string_view word, Work& work) const;
 
@@ -164,7 +164,9 @@ struct Tokenizer::Impl {
   TokenMap map;
   std::vector<bool> unused;
   std::vector<bool> special;
-  std::string bytes;                  // of all tokens, one after the other
+  std::vector<bool>
+      never_a_word;   // unused and added tokens: what a word may not become by being spelled like it
+  std::string bytes;  // of all tokens, one after the other
   std::vector<uint32_t> byte_offset;  // [vocabulary + 1]
   BytePairEncoder encoder;
   AddedTokenMatcher added;
@@ -187,6 +189,7 @@ Tokenizer::Impl::Impl(TokenizerSpec&& given)
       map(spec.tokens, spec.subject),
       unused(mark_ids(spec.unused, spec)),
       special(spec.tokens.size()),
+      never_a_word(unused),
       encoder(make_byte_ids(spec, map, unused), make_merge_table(spec, map, unused)),
       added(added_tokens_where(spec, false)),
       added_normalized(added_tokens_where(spec, true)) {
@@ -201,6 +204,7 @@ Tokenizer::Impl::Impl(TokenizerSpec&& given)
   }
   for (const AddedToken& token : spec.added_tokens) {
     if (token.special) special[static_cast<size_t>(token.id)] = true;
+    never_a_word[static_cast<size_t>(token.id)] = true;
   }
   for (const SplitStep& step : spec.splits) {
     steps.push_back({step.add_prefix_space, std::nullopt});
@@ -225,7 +229,7 @@ void Tokenizer::Impl::encode_word(std::string_view word, Work& work) const {
   const size_t begin = work.ids.size();
   std::optional<int32_t> whole;
   if (spec.ignore_merges) whole = map.find(spell_in_byte_alphabet(word));
-  if (whole && !unused[static_cast<size_t>(*whole)]) {
+  if (whole && !never_a_word[static_cast<size_t>(*whole)]) {
     work.ids.push_back(*whole);
   } else {
     encoder.encode(word, work.scratch, work.ids);
@@ -250,14 +254,13 @@ void Tokenizer::Impl::cut_into_words(std::string_view text, Work& work) const {
   }
 }
 
-void Tokenizer::Impl::encode_plain(std::string_view text, Work& work) const {
+void Tokenizer::Impl::encode_plain(std::string_view text, bool parse_special, Work& work) const {
   std::string normalized;
   if (spec.normalize_nfc && !is_ascii(text)) {
     normalized = normalize_nfc(text);
     text = normalized;
   }
-  // Only control tokens depend on parse_special, and those are matched before normalisation.
-  for (const AddedTokenMatcher::Piece& piece : added_normalized.split(text, true)) {
+  for (const AddedTokenMatcher::Piece& piece : added_normalized.split(text, parse_special)) {
     if (piece.id >= 0) {
       work.ids.push_back(piece.id);
       continue;
@@ -286,7 +289,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool parse_special
     if (piece.id >= 0) {
       work.ids.push_back(piece.id);
     } else {
-      impl_->encode_plain(piece.text, work);
+      impl_->encode_plain(piece.text, parse_special, work);
     }
   }
   return std::move(work.ids);

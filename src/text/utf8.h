@@ -30,8 +30,10 @@ void append_utf8(std::string& out, char32_t code_point);  // surrogates and valu
 // Length of the trailing bytes that begin a character and wait for its rest: 0 to 3.
 size_t incomplete_utf8_suffix(std::string_view text);
 
-// str.isspace() of Python, char::is_whitespace of Rust plus U+001C to U+001F.
+// The Unicode property White_Space.
 bool is_white_space(char32_t code_point);
+// str.isspace() of Python: White_Space and the separators U+001C to U+001F.
+bool is_python_space(char32_t code_point);
 
 // Unicode normalisation form C of valid UTF-8, in O(n log n) for any sequence of combining marks.
 std::string normalize_nfc(std::string_view text);

@@ -39,7 +39,7 @@ size_t last_space_run(std::string_view text) {
   while (end > 0) {
     size_t at = end - 1;
     while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
-    if (!is_white_space(utf8_step(text, at).code_point)) break;
+    if (!is_python_space(utf8_step(text, at).code_point)) break;
     end = at;
   }
   return end;
@@ -115,7 +115,7 @@ class Lexer {
     if (sign == '-') {
       while (at_ < source_.size()) {
         const Utf8Step step = utf8_step(source_, at_);
-        if (!is_white_space(step.code_point)) break;
+        if (!is_python_space(step.code_point)) break;
         advance(step.length);
       }
     } else if (sign != '+' && trim_block && rest().starts_with('\n')) {

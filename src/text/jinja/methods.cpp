@@ -20,7 +20,7 @@ std::string strip_text(std::string_view text, const std::string* characters, boo
     set = characters_of(*characters);
   }
   const auto stripped = [&](std::string_view character) {
-    if (!characters) return is_white_space(utf8_step(character, 0).code_point);
+    if (!characters) return is_python_space(utf8_step(character, 0).code_point);
     return std::find(set.begin(), set.end(), character) != set.end();
   };
   while (left && !text.empty()) {
@@ -151,7 +151,7 @@ Value split_text(std::string_view text, const Parameters& parameters, bool from_
     size_t begin = std::string_view::npos;
     for (size_t i = 0; i < text.size();) {
       const Utf8Step step = utf8_step(text, i);
-      if (!is_white_space(step.code_point)) {
+      if (!is_python_space(step.code_point)) {
         if (begin == std::string_view::npos) begin = i;
         if (limit >= 0 && std::cmp_greater_equal(parts.size(), limit)) break;  // the rest is one part
       } else if (begin != std::string_view::npos) {
@@ -338,7 +338,7 @@ Value partition_method(const std::string& self, const std::string& name, Argumen
 Value property_method(const std::string& self, const std::string& name, Arguments& arguments, Budget&) {
   const Parameters parameters(arguments, name, {});
   if (name == "isspace")
-    return all_characters(self, [](auto c) { return is_white_space(static_cast<char32_t>(c)); });
+    return all_characters(self, [](auto c) { return is_python_space(static_cast<char32_t>(c)); });
   if (name == "isalpha") return all_characters(self, is_letter);
   const auto is_digit = [](utf8proc_int32_t c) { return utf8proc_category(c) == UTF8PROC_CATEGORY_ND; };
   if (name == "isdigit" || name == "isnumeric" || name == "isdecimal") return all_characters(self, is_digit);
