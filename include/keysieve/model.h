@@ -22,7 +22,7 @@ struct LoadOptions {
   size_t context = 0;  // positions a session may hold; 0: as many as the file claims. More is allowed
   KvPrecision kv = KvPrecision::automatic;
   // Where short names are looked up: FOLDER/NAME/ or FOLDER/NAME.gguf. Empty: default_model_folders().
-  std::vector<std::filesystem::path> folders;
+  std::vector<std::filesystem::path> folders = {};
 };
 
 // models/ under the working directory, then models/ beside the program's folder, then $KEYSIEVE_MODELS' parts

@@ -130,8 +130,9 @@ class Session {
 
   // One row [vocabulary] per token, in order, of a fresh sequence (clear() first and last).
   using LogitsCallback = std::function<void(size_t position, std::span<const float> row)>;
-  // `selection`: if given, filled with what was read: [layer][query][group] -> ascending positions (one group
-  // where the selection is shared, or attention is dense).
+  // `selection`: if given, filled with what was read: [layer][query][group] -> ascending positions; one group
+  // where attention is dense or the selection is shared, else one for each KV head. Returns false where
+  // `cancel` stopped it. Throws as generate().
   using SelectionRecord = std::vector<std::vector<std::vector<std::vector<uint32_t>>>>;
   bool logits(std::span<const int32_t> tokens, const LogitsCallback& on_row,
               SelectionRecord* selection = nullptr, const std::atomic<bool>* cancel = nullptr);

@@ -204,6 +204,7 @@ void SamplingArguments::add(CLI::App& app) {
   app.add_option("--stop", stop, "end the text before this string; may be given several times")
       ->type_name("TEXT")
       ->allow_extra_args(false);
+  app.add_flag("--ignore-eos", ignore_eos, "go on after the model's end tokens");
 }
 
 GenerateOptions SamplingArguments::generate_options() const {
@@ -211,6 +212,7 @@ GenerateOptions SamplingArguments::generate_options() const {
   options.max_tokens = max_tokens;
   options.sampling = sampling;
   options.stop = stop;
+  options.ignore_end_tokens = ignore_eos;
   return options;
 }
 

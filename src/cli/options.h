@@ -47,11 +47,12 @@ struct SparseArguments {
   SessionOptions session_options(const LanguageModel& model) const;
 };
 
-// --temperature, --sample-top-k, --top-p, --min-p, --repetition-penalty, --seed, --max-tokens, --stop
+// --temperature, --sample-top-k, --top-p, --min-p, --repetition-penalty, --seed, --max-tokens, --stop, --ignore-eos
 struct SamplingArguments {
   SamplingOptions sampling;
   size_t max_tokens = 256;
   std::vector<std::string> stop;
+  bool ignore_eos = false;
 
   void add(CLI::App& app);
   GenerateOptions generate_options() const;

@@ -14,37 +14,31 @@
 namespace keysieve {
 namespace {
 
-Session::SelectionRecord to_record(const SelectionRecorder& recorder) {
+// A query that had nothing to choose may come with one set, which stands for all groups.
+Session::SelectionRecord to_record(const SelectionRecorder& recorder, size_t groups) {
   Session::SelectionRecord record;
   for (const auto& rows : recorder.layers()) {
     std::vector<std::vector<std::vector<uint32_t>>> queries;
     queries.reserve(rows.size());
     for (const SelectionRecorder::Row& row : rows) {
-      std::vector<std::vector<uint32_t>> groups;
-      for (const std::vector<int32_t>& positions : row.groups)
-        groups.emplace_back(positions.begin(), positions.end());
-      queries.push_back(std::move(groups));
+      std::vector<std::vector<uint32_t>> sets;
+      for (size_t group = 0; group < groups; ++group) {
+        const std::vector<int32_t>& positions = row.groups[group < row.groups.size() ? group : 0];
+        sets.emplace_back(positions.begin(), positions.end());
+      }
+      queries.push_back(std::move(sets));
     }
     record.push_back(std::move(queries));
   }
   return record;
 }
 
-// [layer][query] -> positions, or [layer][query][group] -> positions where each KV head has its own. Queries
-// that read everything have one group, which stands for all.
+// [layer][query] -> positions, or [layer][query][group] -> positions where each KV head has its own.
 std::string selection_json(const Session::SelectionRecord& record, size_t groups) {
   Json layers = Json::array();
   for (const auto& queries : record) {
     Json rows = Json::array();
-    for (const auto& sets : queries) {
-      if (groups == 1) {
-        rows.push_back(sets.front());
-        continue;
-      }
-      Json row = Json::array();
-      for (size_t group = 0; group < groups; ++group) row.push_back(sets[group < sets.size() ? group : 0]);
-      rows.push_back(std::move(row));
-    }
+    for (const auto& sets : queries) rows.push_back(groups == 1 ? Json(sets.front()) : Json(sets));
     layers.push_back(std::move(rows));
   }
   return layers.dump() + "\n";
@@ -69,7 +63,7 @@ bool Session::logits(std::span<const int32_t> tokens, const LogitsCallback& on_r
     for (size_t i = 0; i < count; ++i) on_row(first + i, rows.subspan(i * vocabulary, vocabulary));
   };
   const bool whole = impl_->append(tokens, Logits::all, cancel, {}, impl_->prefill_sum, options);
-  if (selection) *selection = to_record(recorder);
+  if (selection) *selection = to_record(recorder, impl_->groups);
   return whole;
 }
 
