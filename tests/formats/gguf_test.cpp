@@ -6,8 +6,8 @@
 #include <chrono>
 #include <utility>
 
-#include "files.h"
 #include "formats/matrix.h"
+#include "support/files.h"
 
 namespace keysieve {
 namespace {

@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "files.h"
 #include "formats/matrix.h"
+#include "support/files.h"
 
 namespace keysieve {
 namespace {

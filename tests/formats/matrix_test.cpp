@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "core/half.h"
-#include "files.h"
 #include "formats/gguf.h"
+#include "support/files.h"
 
 namespace keysieve {
 namespace {

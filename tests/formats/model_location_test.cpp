@@ -5,7 +5,7 @@
 #include <chrono>
 #include <cstdlib>
 
-#include "files.h"
+#include "support/files.h"
 
 namespace keysieve {
 namespace {

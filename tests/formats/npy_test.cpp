@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "core/half.h"
-#include "files.h"
+#include "support/files.h"
 
 namespace keysieve {
 namespace {

@@ -6,8 +6,8 @@
 #include <sstream>
 #include <utility>
 
-#include "files.h"
 #include "formats/matrix.h"
+#include "support/files.h"
 
 namespace keysieve {
 namespace {

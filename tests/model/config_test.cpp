@@ -2,8 +2,8 @@
 
 #include <gmock/gmock.h>
 
-#include "formats/files.h"
 #include "keysieve/error.h"
+#include "support/files.h"
 
 namespace keysieve {
 namespace {

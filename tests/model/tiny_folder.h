@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "core/json.h"
-#include "formats/files.h"
 #include "formats/safetensors.h"
 #include "model/model.h"
+#include "support/files.h"
 
 namespace keysieve::testing {
 

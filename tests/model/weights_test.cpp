@@ -2,9 +2,9 @@
 
 #include <gmock/gmock.h>
 
-#include "formats/files.h"
 #include "keysieve/error.h"
 #include "model_support.h"
+#include "support/files.h"
 #include "tiny_folder.h"
 
 namespace keysieve {
