@@ -9,10 +9,9 @@
 #include <cstring>
 
 #include "kernels/index_query.h"
-#include "kernels/score_order.h"
 #include "kernels/simd/vectors-inl.h"
 
-// Index scoring and top-k, bitwise equal to reference/reference_index.cpp.
+// Index scoring, bitwise equal to reference/reference_index.cpp.
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
@@ -197,78 +196,6 @@ inline void index_scores_simd(const IndexScoreArgs& args, KernelScratch& scratch
     dot_heads_f32(head_scores, stride, args);
   }
   combine_heads(args, head_scores, stride);
-}
-
-// score_order for a vector.
-HWY_INLINE hn::Vec<U32> order_of(VF scores) {
-  const auto bits = hn::BitCast(U32(), hn::Add(scores, hn::Zero(F32())));
-  const auto negative = hn::BitCast(U32(), hn::BroadcastSignBit(hn::BitCast(I32(), bits)));
-  const auto order = hn::Xor(bits, hn::Or(negative, hn::Set(U32(), 0x80000000u)));
-  return hn::IfThenElse(hn::RebindMask(U32(), hn::IsNaN(scores)), hn::Zero(U32()), order);
-}
-
-// Writes (order << 32 | index) of every score whose order is at least `floor`; returns how many.
-inline size_t candidates_above(uint64_t* out, const float* scores, size_t count, uint32_t floor) {
-  size_t found = 0;
-  size_t s = 0;
-  HWY_ALIGN uint32_t orders[kLanes];
-  for (; s + kLanes <= count; s += kLanes) {
-    const auto order = order_of(hn::LoadU(F32(), scores + s));
-    const auto keep = hn::Not(hn::Lt(order, hn::Set(U32(), floor)));
-    uint64_t bits = 0;
-    hn::StoreMaskBits(U32(), keep, reinterpret_cast<uint8_t*>(&bits));
-    if (bits == 0) continue;
-    hn::Store(order, U32(), orders);
-    for (; bits != 0; bits &= bits - 1) {
-      const auto lane = static_cast<size_t>(std::countr_zero(bits));
-      out[found++] = static_cast<uint64_t>(orders[lane]) << 32 | (s + lane);
-    }
-  }
-  for (; s < count; ++s) {
-    const uint32_t order = score_order(scores[s]);
-    if (order >= floor) out[found++] = static_cast<uint64_t>(order) << 32 | s;
-  }
-  return found;
-}
-
-// A sampled guess of the k-th best order, a little low, so that few scores besides the best k lie above it.
-inline uint32_t guess_floor(uint32_t* sample, const float* scores, size_t count, size_t k) {
-  constexpr size_t kStride = 16;
-  const size_t size = count / kStride;
-  for (size_t i = 0; i < size; ++i) sample[i] = score_order(scores[i * kStride + (i * 7) % kStride]);
-  // The sample's count above the true threshold is about k / 16 with deviation sqrt(k / 16): take 3
-  // deviations more.
-  const double expected = static_cast<double>(k) / static_cast<double>(kStride);
-  const auto rank = static_cast<size_t>(expected + 3.0 * std::sqrt(expected) + 3.0);
-  if (rank >= size) return 0;
-  std::nth_element(sample, sample + rank, sample + size, std::greater<>());
-  return sample[rank];
-}
-
-inline size_t top_k_simd(uint32_t* out, const float* scores, size_t count, size_t k, KernelScratch& scratch,
-                         int worker) {
-  if (k >= count) {
-    for (size_t i = 0; i < count; ++i) out[i] = static_cast<uint32_t>(i);
-    return count;
-  }
-  if (k == 0) return 0;
-  auto* candidates =
-      reinterpret_cast<uint64_t*>(worker_scratch(scratch, worker, 2 * count * sizeof(uint64_t)));
-  uint64_t* sorted = candidates + count;
-  const uint32_t floor = guess_floor(reinterpret_cast<uint32_t*>(sorted), scores, count, k);
-  size_t found = candidates_above(candidates, scores, count, floor);
-  if (found < k) found = candidates_above(candidates, scores, count, 0);
-  std::copy_n(candidates, found, sorted);
-  // Orders above, indices below: among equal scores the larger index is the larger number, as the rule wants.
-  std::nth_element(sorted, sorted + (k - 1), sorted + found, std::greater<>());
-  const uint64_t threshold = sorted[k - 1];
-  size_t written = 0;
-  for (size_t i = 0; i < found; ++i) {
-    out[written] = static_cast<uint32_t>(candidates[i]);
-    written += candidates[i] >= threshold ? 1 : 0;
-    if (written == k) break;
-  }
-  return k;
 }
 
 }  // namespace keysieve::simd::HWY_NAMESPACE

@@ -16,6 +16,7 @@
 #include "kernels/simd/index-inl.h"
 #include "kernels/simd/plain_matmul-inl.h"
 #include "kernels/simd/quantize-inl.h"
+#include "kernels/simd/top_k-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {

@@ -13,13 +13,13 @@
 #include "kernels/fast_exp.h"
 #include "kernels/kernels.h"
 
-// Highway 1.0.3 compiles its AVX3_DL target (Ice Lake, Zen 4) without naming AVX-512 VNNI to the compiler, though it
-// checks at run time that the machine has it. The dot products here need it named; the rest must repeat Highway's own
-// list, or its functions could not be inlined.
+// Highway 1.0.3 compiles its AVX3_DL target (Ice Lake, Zen 4) without naming AVX-512 VNNI to the compiler,
+// though it checks at run time that the machine has it. The dot products here need it named; the rest must
+// repeat Highway's own list, or its functions could not be inlined.
 #if HWY_TARGET == HWY_AVX3_DL
 #undef HWY_TARGET_STR
-#define HWY_TARGET_STR                                                                            \
-  HWY_TARGET_STR_AVX3                                                                             \
+#define HWY_TARGET_STR \
+  HWY_TARGET_STR_AVX3  \
   ",vpclmulqdq,avx512vbmi,avx512vbmi2,vaes,avxvnni,avx512bitalg,avx512vpopcntdq,avx512vnni"
 #endif
 
