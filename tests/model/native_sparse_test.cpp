@@ -171,6 +171,24 @@ TEST_P(NativeSparse, AFixedCacheKeepsASetPerHeadAndConstantBytes) {
     if (step > 1) EXPECT_EQ(state.memory().total(), bytes);
     forward(state, std::vector<int32_t>{step});
   }
+
+  // A new turn of several tokens: selected from what is left, then cut again; the token before it was
+  // position 51.
+  SelectionRecorder recorder;
+  prefill(state, std::vector<int32_t>{1, 2, 3, 4, 5}, {.recorder = &recorder});
+  ASSERT_EQ(recorder.layers().at(0).size(), 5u);
+  for (size_t i = 0; i < 5; ++i) {
+    const SelectionRecorder::Row& row = recorder.layers()[0][i];
+    EXPECT_EQ(row.query, static_cast<int32_t>(52 + i));
+    for (const auto& positions : row.groups) {
+      EXPECT_EQ(positions.size(), kBudget);
+      EXPECT_EQ(positions.front(), 0);
+      EXPECT_EQ(positions.back(), row.query);
+    }
+  }
+  for (size_t set = 0; set < model_->config().kv_heads; ++set) {
+    EXPECT_EQ(state.cache().positions(0, set).size(), kBudget);
+  }
 }
 
 TEST_P(NativeSparse, LayersWithoutABudgetAreDense) {
