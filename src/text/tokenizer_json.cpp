@@ -53,6 +53,13 @@ void check_model(const Json& document, std::string_view subject) {
       unsupported(subject, "model", fmt::format("with {}", key), "none");
     }
   }
+  // The reader takes both out where they have their proper types.
+  for (const std::string_view key : {"vocab", "merges"}) {
+    if (model->contains(key)) {
+      throw Error(ErrorKind::format, subject, fmt::format("model.{} of another type", key),
+                  "an object of ids and a list of merges");
+    }
+  }
   if (member(*model, "dropout") && json_value(*model, "dropout", 0.0, subject) != 0.0) {
     unsupported(subject, "model", "with dropout", "none");
   }
