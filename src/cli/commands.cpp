@@ -5,6 +5,7 @@
 namespace keysieve::cli {
 
 // Each is defined in NAME_command.cpp.
+std::unique_ptr<Command> make_calibrate_command();
 std::unique_ptr<Command> make_chat_command();
 std::unique_ptr<Command> make_demo_command();
 std::unique_ptr<Command> make_generate_command();
@@ -19,6 +20,7 @@ std::span<const CommandEntry> commands() {
       CommandEntry{"chat", "talk to a model", make_chat_command},
       CommandEntry{"tokenize", "text to token ids and back", make_tokenize_command},
       CommandEntry{"logits", "a model's logits for given tokens, into a .npy file", make_logits_command},
+      CommandEntry{"calibrate", "an indexer for a model, from texts, without training", make_calibrate_command},
       CommandEntry{"inspect", "what a model, an indexer or a file holds", make_inspect_command},
   };
   return table;

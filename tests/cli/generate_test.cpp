@@ -1,0 +1,164 @@
+#include "fixture.h"
+
+namespace keysieve {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::Outcome;
+using testing::Program;
+using testing::run;
+
+class Generate : public testing::CliTest {};
+
+TEST_F(Generate, JsonHasTheContractsKeys) {
+  const Json json =
+      json_of(run(on_tiny("generate", {"--prompt", "Hello", "--max-tokens", "9", "--ignore-eos", "--json"})));
+  for (const char* key : {"text", "token_ids", "prompt_tokens", "stop_reason"})
+    EXPECT_TRUE(json.contains(key)) << key;
+  EXPECT_EQ(json["token_ids"].size(), 9u);
+  EXPECT_EQ(json["stop_reason"], "length");
+  EXPECT_EQ(json["prefill"]["tokens"], json["prompt_tokens"]);
+  EXPECT_EQ(json["decode"]["tokens"], 8);
+  for (const char* phase : {"prefill", "decode"}) {
+    for (const char* key : {"tokens", "seconds", "tokens_per_second"})
+      EXPECT_TRUE(json[phase][key].is_number()) << key;
+  }
+  for (const char* key :
+       {"weights_bytes", "kv_hot_bytes", "kv_cold_bytes", "index_bytes", "peak_rss_bytes"}) {
+    EXPECT_TRUE(json["memory"][key].is_number_unsigned()) << key;
+  }
+  EXPECT_GT(json["memory"]["peak_rss_bytes"], json["memory"]["weights_bytes"]);
+}
+
+TEST_F(Generate, TheChatTemplateAddsItsTokens) {
+  const Json raw = json_of(run(on_tiny("generate", {"--prompt", "Hello", "--raw", "-n", "1", "--json"})));
+  EXPECT_EQ(raw["prompt_tokens"], 5);
+  // <|im_start|> "user\n" "Hello" <|im_end|> "\n" <|im_start|> "assistant\n"
+  const Json chat = json_of(run(on_tiny("generate", {"--prompt", "Hello", "-n", "1", "--json"})));
+  EXPECT_EQ(chat["prompt_tokens"], 1 + 5 + 5 + 1 + 1 + 1 + 10);
+  const Json system =
+      json_of(run(on_tiny("generate", {"--prompt", "Hello", "--system", "Hm", "-n", "1", "--json"})));
+  EXPECT_EQ(system["prompt_tokens"], 24 + 1 + 7 + 2 + 1 + 1);
+}
+
+TEST_F(Generate, PromptsComeFromArgumentFileAndStandardInput) {
+  const std::vector<std::string> common = {"--raw", "--max-tokens", "20"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), common.begin(), common.end());
+    return on_tiny("generate", more);
+  };
+  testing::detail::write_file(folder_ / "prompt.txt", "Some prompt");
+  const Outcome given = run(with({"--prompt", "Some prompt"}));
+  EXPECT_EQ(given.status, 0) << given.err;
+  EXPECT_EQ(given.err, "");
+  EXPECT_EQ(run(with({"--prompt-file", path("prompt.txt")})).out, given.out);
+  EXPECT_EQ(run(with({"-"}), "Some prompt").out, given.out);
+}
+
+TEST_F(Generate, PlainOutputIsTheText) {
+  const std::vector<std::string> options = {"--prompt", "abc", "--max-tokens", "25"};
+  std::vector<std::string> json = options;
+  json.push_back("--json");
+  const std::string text = json_of(run(on_tiny("generate", json)))["text"];
+  EXPECT_EQ(run(on_tiny("generate", options)).out, text.ends_with('\n') ? text : text + "\n");
+}
+
+TEST_F(Generate, StatsAreOneLineOnStandardError) {
+  const Outcome outcome = run(on_tiny("generate", {"--prompt", "abc", "--max-tokens", "5", "--stats"}));
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_EQ(std::ranges::count(outcome.err, '\n'), 1) << outcome.err;
+  for (const char* part : {"prefill", "decode", "tok/s", "positions", "GB/s", "KV"}) {
+    EXPECT_THAT(outcome.err, HasSubstr(part));
+  }
+}
+
+TEST_F(Generate, SparseReadsTheBudget) {
+  const Json json =
+      json_of(run(on_tiny("generate", {"--prompt", std::string(100, 'a'), "--indexer", indexer_, "--budget",
+                                       "24", "--max-tokens", "5", "--ignore-eos", "--json"})));
+  EXPECT_EQ(json["decode"]["positions_read"], 24);
+  EXPECT_GT(json["memory"]["index_bytes"], 0);
+  const Json fixed =
+      json_of(run(on_tiny("generate", {"--prompt", std::string(100, 'a'), "--indexer", indexer_, "--cache",
+                                       "fixed", "--max-tokens", "5", "--ignore-eos", "--json"})));
+  EXPECT_LT(fixed["memory"]["kv_hot_bytes"], json["memory"]["kv_hot_bytes"]);
+}
+
+TEST_F(Generate, EqualSeedsGiveEqualTexts) {
+  const auto draw = [&](const char* seed) {
+    return run(on_tiny("generate", {"--prompt", "abc", "--temperature", "1", "--seed", seed, "-n", "40"}))
+        .out;
+  };
+  EXPECT_EQ(draw("7"), draw("7"));
+  EXPECT_NE(draw("7"), draw("8"));
+}
+
+TEST_F(Generate, AStopStringEndsTheText) {
+  const std::vector<std::string> options = {"--prompt", "abc",          "--max-tokens",
+                                            "40",       "--ignore-eos", "--json"};
+  const std::string whole = json_of(run(on_tiny("generate", options)))["text"];
+  ASSERT_GT(whole.size(), 10u);
+  // The first whole character past the fifth byte; a NUL could not be an argument.
+  const auto continues = [&](size_t i) { return (static_cast<unsigned char>(whole[i]) & 0xc0) == 0x80; };
+  size_t at = 5;
+  while (continues(at) || whole[at] == '\0') ++at;
+  size_t end = at + 1;
+  while (end < whole.size() && continues(end)) ++end;
+  const std::string stop = whole.substr(at, end - at);
+  std::vector<std::string> stopped = options;
+  stopped.insert(stopped.end(), {"--stop=" + stop, "--stop", "never said"});
+  const Json json = json_of(run(on_tiny("generate", stopped)));
+  EXPECT_EQ(json["stop_reason"], "stop");
+  EXPECT_EQ(json["text"], whole.substr(0, whole.find(stop)));
+}
+
+TEST_F(Generate, APromptLongerThanTheContextIsOneClearError) {
+  const Outcome outcome = run(on_tiny("generate", {"--raw", "--prompt", std::string(600, 'a')}));
+  expect_failure(outcome, 1, "600 tokens");
+  EXPECT_THAT(outcome.err, HasSubstr("--context"));
+  // And the way out works.
+  EXPECT_EQ(
+      run(on_tiny("generate", {"--raw", "--prompt", std::string(600, 'a'), "--context", "1k", "-n", "2"}))
+          .status,
+      0);
+}
+
+TEST_F(Generate, InterruptedItPrintsWhatItHas) {
+  Program program(on_tiny(
+      "generate", {"--prompt", "abc", "--ignore-eos", "--max-tokens", "1000000", "--context", "1000000"}));
+  // Whatever it says, it has begun when it has said ten bytes.
+  for (int i = 0; i < 400 && program.seen() < 10; ++i) program.wait(std::chrono::milliseconds(50));
+  ASSERT_GE(program.seen(), 10u);
+  program.signal(SIGINT);
+  const Outcome outcome = program.finish(std::chrono::seconds(20));
+  EXPECT_EQ(outcome.status, 130);
+  EXPECT_GE(outcome.out.size(), 10u);
+  EXPECT_EQ(outcome.out.back(), '\n');
+}
+
+TEST_F(Generate, InterruptedJsonIsWholeAndSaysSo) {
+  Program program(on_tiny("generate", {"--prompt", "abc", "--ignore-eos", "--max-tokens", "1000000",
+                                       "--context", "1000000", "--json"}));
+  program.wait(std::chrono::milliseconds(1500));
+  program.signal(SIGINT);
+  const Outcome outcome = program.finish(std::chrono::seconds(20));
+  EXPECT_EQ(outcome.status, 130) << outcome.err;
+  EXPECT_EQ(parse_json(outcome.out, "standard output")["stop_reason"], "interrupted");
+}
+
+TEST_F(Generate, ControlBytesDoNotReachATerminal) {
+  // The tiny model says any byte; on a terminal the dangerous ones become question marks.
+  Program program(on_tiny("generate", {"--prompt", "abc", "--ignore-eos", "--temperature", "5", "-n", "400"}),
+                  Program::Streams::terminal);
+  const Outcome outcome = program.finish();
+  EXPECT_EQ(outcome.status, 0);
+  const size_t start = outcome.out.rfind("\x1b[K");  // the progress line's own
+  const std::string text = start == std::string::npos ? outcome.out : outcome.out.substr(start + 3);
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    EXPECT_TRUE(byte >= 0x20 || byte == '\n' || byte == '\r' || byte == '\t') << static_cast<int>(byte);
+  }
+}
+
+}  // namespace
+}  // namespace keysieve
