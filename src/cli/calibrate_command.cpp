@@ -1,0 +1,115 @@
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "cli/command.h"
+#include "cli/interrupt.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "train/calibrate.h"
+
+namespace keysieve::cli {
+namespace {
+
+constexpr const char* kExamples = R"(Examples:
+  keysieve calibrate --model smollm2-135m --text book.txt web.jsonl --out indexers/smollm2-135m
+  keysieve calibrate --model model.gguf --text book.txt --out small --rank 16 --windows 4 --window 2048
+Texts are plain, or .jsonl with a "text" in each line. --indexer auto finds what lies in indexers/.)";
+
+class CalibrateCommand final : public Command {
+ public:
+  void add_options(CLI::App& app) override {
+    app.footer(kExamples);
+    model_.add(app);
+    app.add_option("--text", texts_,
+                   "texts like those the model will read; several files are better than one")
+        ->required()
+        ->type_name("FILE...");
+    app.add_option("--out,-o", out_, "the folder to write: indexer.safetensors and run_config.json")
+        ->required()
+        ->type_name("DIR");
+    add_count(app, "--rank", rank_, "values of an index key; more cost memory and find rare keys more surely")
+        ->default_str("32");
+    add_count(app, "--windows", windows_, "pieces of text, spread over the files")->default_str("12");
+    add_count(app, "--window", window_, "tokens of each piece")->default_str("4096");
+    add_count(app, "--budget", budget_, "positions a query reads unless told otherwise")->default_str("512");
+    output_.add(app, false);
+  }
+
+  int run() override {
+    CalibrationJob job;
+    job.model = model_.model;
+    job.model_folders = default_model_folders();
+    job.model_options = {model_.kernels, model_.threads, model_.context};
+    job.texts.assign(texts_.begin(), texts_.end());
+    job.windows = windows_;
+    job.window = window_;
+    job.out = out_;
+    job.command = command();
+    job.options.rank = rank_;
+    job.options.budget = budget_;
+    const InterruptGuard interrupt;
+    job.options.cancel = InterruptGuard::flag();
+    Progress progress("calibrating");
+    job.options.on_progress = [&](size_t done, size_t total) { progress.update(done, total); };
+    const double start = now_seconds();
+    const std::optional<CalibrationReport> report = calibrate_files(job);
+    if (!report) {
+      print_note("calibrate: interrupted; no file was written");
+      return kExitInterrupted;
+    }
+    show(*report, now_seconds() - start);
+    return kExitFine;
+  }
+
+ private:
+  // As one would type it again, with file names instead of this machine's paths.
+  std::string command() const {
+    const auto name = [](const std::string& path) { return std::filesystem::path(path).filename().string(); };
+    std::string text = "keysieve calibrate --model " + name(model_.model) + " --text";
+    for (const std::string& file : texts_) text += " " + name(file);
+    return text + fmt::format(" --windows {} --window {} --rank {} --budget {} --out {}", windows_, window_,
+                              rank_, budget_, name(out_));
+  }
+
+  void show(const CalibrationReport& report, double seconds) const {
+    if (output_.json) {
+      Json texts = Json::array();
+      for (const TextSource& source : report.sources)
+        texts.push_back({{"name", source.name}, {"bytes", source.bytes}, {"windows", source.windows}});
+      print_json({{"out", out_},
+                  {"model", report.model},
+                  {"layers", report.config.layers},
+                  {"rank", report.config.dim},
+                  {"budget", report.config.budget},
+                  {"parameters", report.parameters},
+                  {"tokens", report.tokens},
+                  {"texts", texts},
+                  {"kept_energy_mean", report.kept_energy_mean},
+                  {"kept_energy_least", report.kept_energy_least},
+                  {"seconds", seconds}});
+      return;
+    }
+    print(
+        fmt::format("{}: {} layers, rank {}, {} parameters from {} tokens in {}\n"
+                    "{:.1f}% of the scores' energy kept (least in one group: {:.1f}%)\n",
+                    out_, report.config.layers, report.config.dim, human_count(report.parameters),
+                    human_count(report.tokens), human_seconds(seconds), 100 * report.kept_energy_mean,
+                    100 * report.kept_energy_least));
+  }
+
+  ModelArguments model_;
+  std::vector<std::string> texts_;
+  std::string out_;
+  size_t rank_ = 32;
+  size_t windows_ = 12;
+  size_t window_ = 4096;
+  size_t budget_ = 512;
+  OutputArguments output_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_calibrate_command() { return std::make_unique<CalibrateCommand>(); }
+
+}  // namespace keysieve::cli

@@ -1,0 +1,160 @@
+#include "train/calibrate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+#include "core/file_io.h"
+#include "core/json.h"
+#include "formats/model_location.h"
+#include "keysieve/error.h"
+#include "model/forward.h"
+#include "text/model_text.h"
+#include "train/low_rank.h"
+#include "train/moments.h"
+
+namespace keysieve {
+namespace {
+
+void check(const ModelConfig& model, std::span<const std::vector<int32_t>> windows,
+           const CalibrationOptions& options) {
+  if (options.rank == 0 || options.rank > model.head_dim) {
+    throw Error(ErrorKind::usage, "rank", fmt::format("{}", options.rank),
+                fmt::format("1 to {}, the width of the model's heads", model.head_dim));
+  }
+  size_t longest = 0;
+  for (const std::vector<int32_t>& window : windows) longest = std::max(longest, window.size());
+  if (longest <= MomentCollector::kFirstQuery) {
+    throw Error(ErrorKind::mismatch, "calibration windows", fmt::format("{} tokens at most", longest),
+                fmt::format("more than {}: earlier queries read everything", MomentCollector::kFirstQuery),
+                "raise --window");
+  }
+  if (longest > model.context) {
+    throw Error(ErrorKind::mismatch, "calibration windows", fmt::format("{} tokens", longest),
+                fmt::format("at most {}, the model's context", model.context), "lower --window");
+  }
+}
+
+void append(std::vector<float>& values, const Eigen::MatrixXd& matrix) {  // row by row
+  for (Eigen::Index i = 0; i < matrix.rows(); ++i) {
+    for (Eigen::Index j = 0; j < matrix.cols(); ++j) values.push_back(static_cast<float>(matrix(i, j)));
+  }
+}
+
+// Runs the windows through the model. False: cancelled.
+bool collect(const std::shared_ptr<const Model>& model, std::span<const std::vector<int32_t>> windows,
+             const CalibrationOptions& options, MomentCollector& moments) {
+  size_t total = 0;
+  for (const std::vector<int32_t>& window : windows) total += window.size();
+  ForwardTaps taps;
+  taps.projections = [&](const TapPlace& place, const float* q, const float* k, const float*) {
+    moments.add(place, q, k);
+  };
+  ForwardOptions forward;
+  forward.logits = Logits::none;
+  forward.taps = &taps;
+  SequenceState state(model);
+  const auto cancelled = [&] { return options.cancel && options.cancel->load(std::memory_order_relaxed); };
+  size_t before = 0;
+  for (const std::vector<int32_t>& window : windows) {
+    state.clear();
+    prefill(state, window, forward, [&](size_t done) {
+      if (options.on_progress) options.on_progress(before + done, total);
+      return !cancelled();
+    });
+    if (cancelled()) return false;
+    before += window.size();
+  }
+  return true;
+}
+
+Json provenance(const CalibrationJob& job, const CalibrationReport& report) {
+  Json texts = Json::array();
+  for (const TextSource& source : report.sources) {
+    texts.push_back({{"name", source.name},
+                     {"bytes", source.bytes},
+                     {"fnv1a", source.fnv1a},
+                     {"windows", source.windows}});
+  }
+  const auto rounded = [](double value) { return std::round(value * 1e6) / 1e6; };
+  return {{"method", "low rank from second moments of q and k after RoPE, no training"},
+          {"command", job.command},
+          {"texts", texts},
+          {"window", job.window},
+          {"tokens", report.tokens},
+          {"kept_energy_mean", rounded(report.kept_energy_mean)},
+          {"kept_energy_least", rounded(report.kept_energy_least)}};
+}
+
+void save(const CalibrationJob& job, const Calibration& calibration, const CalibrationReport& report) {
+  save_indexer(job.out, calibration.config, calibration.layers);
+  Json json = to_json(calibration.config);
+  json["calibration"] = provenance(job, report);
+  AtomicFileWriter writer(job.out / "run_config.json");
+  writer.write(json.dump(1) + "\n");
+  writer.commit();
+}
+
+Tokenizer tokenizer_of(const ModelLocation& location) {
+  return location.kind == FileKind::gguf ? load_tokenizer(GgufFile(location.path))
+                                         : load_tokenizer(location.path);
+}
+
+}  // namespace
+
+std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
+                                     std::span<const std::vector<int32_t>> windows,
+                                     const CalibrationOptions& options) {
+  const ModelConfig& config = model->config();
+  check(config, windows, options);
+  Calibration result;
+  result.config = IndexerConfig::native_for(model->shape(), options.rank, options.budget);
+  SelectionPolicy::from(result.config).validate();
+  MomentCollector moments(config.layers, config.heads, config.kv_heads, config.head_dim, model->threads());
+  if (!collect(model, windows, options, moments)) return std::nullopt;
+  for (const std::vector<int32_t>& window : windows) result.tokens += window.size();
+
+  std::vector<LowRankMaps> maps(config.layers * config.kv_heads);
+  const double scale = 1.0 / std::sqrt(static_cast<double>(config.head_dim));
+  model->threads().run(maps.size(), [&](size_t i, int) {
+    const size_t layer = i / config.kv_heads;
+    const size_t group = i % config.kv_heads;
+    maps[i] = low_rank_maps(moments.query_moment(layer, group), moments.key_covariance(layer, group),
+                            options.rank, scale);
+  });
+  result.layers.resize(config.layers);
+  for (size_t i = 0; i < maps.size(); ++i) {
+    append(result.layers[i / config.kv_heads].q, maps[i].query);
+    append(result.layers[i / config.kv_heads].k, maps[i].key);
+    result.kept_energy.push_back(maps[i].kept_energy);
+  }
+  return result;
+}
+
+std::optional<CalibrationReport> calibrate_files(const CalibrationJob& job) {
+  const ModelLocation location = locate_model(job.model, {.folders = job.model_folders});
+  const Tokenizer tokenizer = tokenizer_of(location);
+  TextWindows text = read_text_windows(job.texts, tokenizer, job.windows, job.window);
+  const std::shared_ptr<const Model> model = Model::load(location, job.model_options);
+  tokenizer.check_fits(static_cast<int64_t>(model->config().vocabulary), location.path.string());
+  const std::optional<Calibration> calibration = calibrate(model, text.windows, job.options);
+  if (!calibration) return std::nullopt;
+
+  CalibrationReport report;
+  report.model = model->fingerprint_text();
+  report.config = calibration->config;
+  report.sources = std::move(text.sources);
+  report.tokens = calibration->tokens;
+  for (const IndexerLayerWeights& layer : calibration->layers)
+    report.parameters += layer.q.size() + layer.k.size();
+  const std::vector<double>& kept = calibration->kept_energy;
+  report.kept_energy_mean = std::accumulate(kept.begin(), kept.end(), 0.0) / static_cast<double>(kept.size());
+  report.kept_energy_least = *std::min_element(kept.begin(), kept.end());
+  save(job, *calibration, report);
+  return report;
+}
+
+}  // namespace keysieve

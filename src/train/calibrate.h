@@ -1,0 +1,72 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "indexer/indexer_config.h"
+#include "indexer/indexer_weights.h"
+#include "model/model.h"
+#include "train/text_windows.h"
+
+namespace keysieve {
+
+struct CalibrationOptions {
+  size_t rank = 32;     // values of an index key, 1 to head_dim
+  size_t budget = 512;  // written into the indexer: positions a query reads unless told otherwise
+  const std::atomic<bool>* cancel = nullptr;
+  std::function<void(size_t done, size_t total)> on_progress = {};  // tokens
+};
+
+struct Calibration {
+  IndexerConfig config;
+  std::vector<IndexerLayerWeights> layers;  // [layers]
+  std::vector<double> kept_energy;          // [layers, kv_heads], see LowRankMaps
+  size_t tokens = 0;
+};
+
+// An indexer without training. Per KV group, from the model's own q and k after RoPE on the given windows,
+// the best rank-r bilinear form under the data's second moments (low_rank.h); one map for all heads of a
+// group, whose softmaxes are summed (IndexCombine::softmax_sum). Each window is a sequence of its own.
+// nullopt: cancelled. Throws Error{usage} for a rank or budget out of range, Error{mismatch} for windows that
+// leave no queries to learn from or do not fit the context.
+std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
+                                     std::span<const std::vector<int32_t>> windows,
+                                     const CalibrationOptions& options);
+
+// From files to files.
+struct CalibrationJob {
+  std::string model;                                 // as locate_model takes it
+  std::vector<std::filesystem::path> model_folders;  // where short names are looked up
+  ModelOptions model_options;
+  std::vector<std::filesystem::path> texts;
+  size_t windows = 12;
+  size_t window = 4096;
+  CalibrationOptions options;
+  std::filesystem::path out;  // folder
+  std::string command;        // recorded in run_config.json
+};
+
+struct CalibrationReport {
+  std::string model;  // fingerprint
+  IndexerConfig config;
+  std::vector<TextSource> sources;
+  size_t tokens = 0;
+  uint64_t parameters = 0;
+  double kept_energy_mean = 0;  // over layers and groups
+  double kept_energy_least = 0;
+};
+
+// Loads the model, reads the texts, calibrates and writes `out`/indexer.safetensors and run_config.json,
+// whose `calibration` says from what. The same inputs give the same files. nullopt: cancelled, nothing is
+// written. Throws what its parts throw.
+std::optional<CalibrationReport> calibrate_files(const CalibrationJob& job);
+
+}  // namespace keysieve
