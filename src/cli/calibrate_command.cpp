@@ -65,7 +65,10 @@ class CalibrateCommand final : public Command {
  private:
   // As one would type it again, with file names instead of this machine's paths.
   std::string command() const {
-    const auto name = [](const std::string& path) { return std::filesystem::path(path).filename().string(); };
+    const auto name = [](const std::string& path) {
+      const std::filesystem::path whole(path);
+      return (whole.has_filename() ? whole : whole.parent_path()).filename().string();
+    };
     std::string text = "keysieve calibrate --model " + name(model_.model) + " --text";
     for (const std::string& file : texts_) text += " " + name(file);
     return text + fmt::format(" --windows {} --window {} --rank {} --budget {} --out {}", windows_, window_,

@@ -112,7 +112,11 @@ class ChatCommand final : public Command {
       print_note(error.what());
       return kExitFailed;
     }
-    conversation_.push_back({"assistant", result.text});
+    if (result.token_ids.empty() && InterruptGuard::requested()) {
+      conversation_.pop_back();  // stopped before a word was said: the question is taken back
+    } else {
+      conversation_.push_back({"assistant", result.text});
+    }
     if (!output_.json) print(InterruptGuard::requested() ? " [stopped]\n" : "\n");
     last_ = stats_line(result, model);
     if (output_.stats) print_note(last_);

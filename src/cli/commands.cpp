@@ -8,6 +8,7 @@ namespace keysieve::cli {
 std::unique_ptr<Command> make_calibrate_command();
 std::unique_ptr<Command> make_chat_command();
 std::unique_ptr<Command> make_demo_command();
+std::unique_ptr<Command> make_eval_command();
 std::unique_ptr<Command> make_generate_command();
 std::unique_ptr<Command> make_inspect_command();
 std::unique_ptr<Command> make_logits_command();
@@ -20,7 +21,9 @@ std::span<const CommandEntry> commands() {
       CommandEntry{"chat", "talk to a model", make_chat_command},
       CommandEntry{"tokenize", "text to token ids and back", make_tokenize_command},
       CommandEntry{"logits", "a model's logits for given tokens, into a .npy file", make_logits_command},
-      CommandEntry{"calibrate", "an indexer for a model, from texts, without training", make_calibrate_command},
+      CommandEntry{"calibrate", "an indexer for a model, from texts, without training",
+                   make_calibrate_command},
+      CommandEntry{"eval", "what sparse attention costs in quality and saves in work", make_eval_command},
       CommandEntry{"inspect", "what a model, an indexer or a file holds", make_inspect_command},
   };
   return table;

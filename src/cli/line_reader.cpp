@@ -3,8 +3,6 @@
 #include <histedit.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -40,6 +38,7 @@ struct EndEditLine {
 
 struct LineReader::Impl {
   std::string prompt;
+  bool dropped = false;
   std::filesystem::path history_file;
   std::unique_ptr<History, EndHistory> history;
   std::unique_ptr<EditLine, EndEditLine> editor;
@@ -50,7 +49,15 @@ struct LineReader::Impl {
     return static_cast<Impl*>(data)->prompt.data();
   }
 
-  void remember(const std::string& line) {
+  // Ctrl-C: the line is dropped, the program goes on.
+  static unsigned char drop_line(EditLine* editor, int) {
+    void* data = nullptr;
+    el_get(editor, EL_CLIENTDATA, &data);
+    static_cast<Impl*>(data)->dropped = true;
+    return CC_NEWLINE;
+  }
+
+  void remember(const std::string& line) const {
     HistEvent event = {};
     ::history(history.get(), &event, H_ENTER, line.c_str());
     if (!history_file.empty()) ::history(history.get(), &event, H_SAVE, history_file.c_str());
@@ -73,8 +80,12 @@ LineReader::LineReader(std::string_view history) : impl_(std::make_unique<Impl>(
   el_set(editor, EL_PROMPT, &Impl::prompt_of);
   el_set(editor, EL_EDITOR, "emacs");
   el_set(editor, EL_HIST, ::history, impl_->history.get());
-  // libedit handles Ctrl-C itself while it reads: it restores the terminal and the read fails with EINTR.
+  // libedit restores the terminal when a signal comes and passes it on: Ctrl-C would end the program. While a
+  // line is edited it is a key like any other.
   el_set(editor, EL_SIGNAL, 1);
+  el_set(editor, EL_SETTY, "-d", "-isig", nullptr);
+  el_set(editor, EL_ADDFN, "keysieve-drop-line", "Drop the line", &Impl::drop_line);
+  el_set(editor, EL_BIND, "^C", "keysieve-drop-line", nullptr);
   el_set(editor, EL_BIND, "^R", "em-inc-search-prev", nullptr);
   el_source(editor, nullptr);
 }
@@ -93,15 +104,14 @@ std::optional<std::string> LineReader::read(std::string_view prompt) {
     return line;
   }
   impl_->prompt = prompt;
+  impl_->dropped = false;
   int count = 0;
-  errno = 0;
   const char* text = el_gets(impl_->editor.get(), &count);
-  if (text == nullptr || count <= 0) {
-    if (errno != EINTR) return std::nullopt;
+  if (impl_->dropped) {
     std::fputs("\n", stdout);
-    std::cin.clear();
     return std::string();
   }
+  if (text == nullptr || count <= 0) return std::nullopt;
   std::string line(text, static_cast<size_t>(count));
   while (line.ends_with('\n') || line.ends_with('\r')) line.pop_back();
   if (line.find_first_not_of(" \t") != std::string::npos) impl_->remember(line);

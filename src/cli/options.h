@@ -47,7 +47,8 @@ struct SparseArguments {
   SessionOptions session_options(const LanguageModel& model) const;
 };
 
-// --temperature, --sample-top-k, --top-p, --min-p, --repetition-penalty, --seed, --max-tokens, --stop, --ignore-eos
+// --temperature, --sample-top-k, --top-p, --min-p, --repetition-penalty, --seed, --max-tokens, --stop,
+// --ignore-eos
 struct SamplingArguments {
   SamplingOptions sampling;
   size_t max_tokens = 256;

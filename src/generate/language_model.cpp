@@ -67,31 +67,31 @@ LanguageModel::LanguageModel(LanguageModel&&) noexcept = default;
 LanguageModel& LanguageModel::operator=(LanguageModel&&) noexcept = default;
 LanguageModel::~LanguageModel() = default;
 
-LanguageModel LanguageModel::load(std::string_view name, const LoadOptions& options) {
+LanguageModel LanguageModel::load(std::string_view model, const LoadOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  const ModelLocation location = locate_model(name, model_search(options.folders));
+  const ModelLocation location = locate_model(model, model_search(options.folders));
   ModelOptions internal;
   internal.kernels = options.kernels;
   internal.threads = options.threads;
   internal.context = options.context;
-  std::shared_ptr<const Model> model = Model::load(location, internal);
+  std::shared_ptr<const Model> loaded = Model::load(location, internal);
   std::optional<TextCodec> text;
   std::exception_ptr text_error;
   try {
     text = load_text(location);
-    text->impl().tokenizer.check_fits(static_cast<int64_t>(model->config().vocabulary),
+    text->impl().tokenizer.check_fits(static_cast<int64_t>(loaded->config().vocabulary),
                                       location.path.string());
   } catch (const Error&) {
     text.reset();
     text_error = std::current_exception();
   }
-  KvType kv_type = model->default_kv_type();
+  KvType kv_type = loaded->default_kv_type();
   if (options.kv == KvPrecision::f16) kv_type = KvType::f16;
   if (options.kv == KvPrecision::f32) kv_type = KvType::f32;
-  ModelInfo info = describe(*model, location, kv_type);
+  ModelInfo info = describe(*loaded, location, kv_type);
   info.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return LanguageModel(std::make_shared<const Impl>(
-      Impl{std::move(model), std::move(text), text_error, std::move(info), kv_type}));
+      Impl{std::move(loaded), std::move(text), text_error, std::move(info), kv_type}));
 }
 
 const ModelInfo& LanguageModel::info() const { return impl_->info; }

@@ -75,13 +75,13 @@ IndexerInfo describe(const Indexer& indexer, const fs::path& path) {
 
 LightningIndexer::LightningIndexer(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
 
-LightningIndexer LightningIndexer::load(std::string_view name, const LanguageModel& model,
+LightningIndexer LightningIndexer::load(std::string_view indexer, const LanguageModel& model,
                                         const fs::path& run_config) {
   const Model& base = *model.impl()->model;
   const SearchPaths search = indexer_search({});
-  const IndexerLocation location = name == "auto"
+  const IndexerLocation location = indexer == "auto"
                                        ? locate_indexer(find_for(base, search.folders).string(), search)
-                                       : locate_indexer(name, search);
+                                       : locate_indexer(indexer, search);
   fs::path config = run_config;
   if (config.empty()) {
     if (!location.run_config) {
@@ -91,10 +91,10 @@ LightningIndexer LightningIndexer::load(std::string_view name, const LanguageMod
     config = *location.run_config;
   }
   const IndexerFile file(location.weights, config, base.shape());
-  auto indexer = std::make_shared<const Indexer>(file, base.shape(), base.shared_kernels(), base.threads());
-  IndexerInfo info = describe(*indexer, location.weights);
+  auto loaded = std::make_shared<const Indexer>(file, base.shape(), base.shared_kernels(), base.threads());
+  IndexerInfo info = describe(*loaded, location.weights);
   return LightningIndexer(
-      std::make_shared<const Impl>(Impl{std::move(indexer), base.fingerprint_text(), std::move(info)}));
+      std::make_shared<const Impl>(Impl{std::move(loaded), base.fingerprint_text(), std::move(info)}));
 }
 
 const IndexerInfo& LightningIndexer::info() const { return impl_->info; }

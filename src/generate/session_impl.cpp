@@ -138,9 +138,10 @@ bool Session::Impl::append(std::span<const int32_t> ids, Logits logits, const st
   ForwardOptions options = base;
   options.logits = logits;
   // A chunk of 512 tokens takes a large model half a minute: too long to wait for after Ctrl-C, so the flag
-  // is looked at after every layer.
+  // is looked at after every layer. A single token is soon done, and stopping inside it would cost the whole
+  // cache.
   ForwardTaps taps;
-  if (cancel) {
+  if (cancel && ids.size() > 1) {
     taps.residual = [&](const TapPlace&, const float*) {
       if (cancelled()) throw Cancelled{};
     };

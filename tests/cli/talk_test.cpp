@@ -64,6 +64,17 @@ TEST_F(Chat, OnATerminalCtrlCStopsTheAnswerNotTheChat) {
   EXPECT_THAT(read_text_file(folder_ / "state/keysieve/chat_history"), HasSubstr("Hello"));
 }
 
+TEST_F(Chat, CtrlCAtThePromptDropsTheLine) {
+  Program program(on_tiny("chat", {"-n", "2"}), Program::Streams::terminal);
+  ASSERT_TRUE(program.wait_for("> "));
+  program.write("never asked\x03");
+  ASSERT_TRUE(program.wait_for("> "));
+  program.write("/stats\r");
+  EXPECT_TRUE(program.wait_for("nothing was answered yet"));
+  program.write("/exit\r");
+  EXPECT_EQ(program.finish(std::chrono::seconds(20)).status, 0);
+}
+
 TEST_F(Chat, CtrlDEndsIt) {
   Program program(on_tiny("chat", {}), Program::Streams::terminal);
   ASSERT_TRUE(program.wait_for("> "));

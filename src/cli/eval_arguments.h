@@ -1,0 +1,39 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/command.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "eval/attention_mode.h"
+
+namespace keysieve::cli {
+
+// What every part of `eval` takes: a model, an indexer with its budget, --json.
+struct EvalArguments {
+  ModelArguments model;
+  SparseArguments sparse;
+  OutputArguments output;
+
+  void add(CLI::App& app);
+  // Without --indexer and --dense: the indexer that ships for this model.
+  SessionOptions session_options(const LanguageModel& language_model);
+};
+
+// "dense,sparse" as modes. Throws Error{usage}.
+std::vector<AttentionMode> parse_modes(const std::vector<std::string>& names);
+
+// Options of several values separated by commas.
+CLI::Option* add_list(CLI::App& app, const std::string& name, std::vector<std::string>& values,
+                      const std::string& help);
+// "4096,8k" as numbers. Throws Error{usage} naming `option`.
+std::vector<size_t> parse_counts(const std::vector<std::string>& texts, const std::string& option);
+
+// The text without the sentence that holds the demo's fact: prose for needles where no file is given.
+std::string default_haystack();
+
+// The parts, each defined in eval_NAME_command.cpp.
+std::unique_ptr<Command> make_eval_needle_command();
+
+}  // namespace keysieve::cli

@@ -1,0 +1,100 @@
+#include <fmt/format.h>
+
+#include <array>
+#include <charconv>
+
+#include "cli/command.h"
+#include "cli/demo_document.h"
+#include "cli/eval_arguments.h"
+
+namespace keysieve::cli {
+namespace {
+
+constexpr const char* kExamples = R"(Examples:
+  keysieve eval needle --haystack book.txt --contexts 4096 --budget 256
+Each part has its own --help.)";
+
+constexpr std::array kParts{
+    CommandEntry{"needle", "find a code hidden in prose: dense, sparse and baselines",
+                 make_eval_needle_command},
+};
+
+class EvalCommand final : public Command {
+ public:
+  void add_options(CLI::App& app) override {
+    app.footer(kExamples);
+    app.require_subcommand(1);
+    for (const CommandEntry& entry : kParts) {
+      parsers_.push_back(app.add_subcommand(entry.name, entry.summary));
+      parts_.push_back(entry.make());
+      parts_.back()->add_options(*parsers_.back());
+    }
+  }
+
+  int run() override {
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      if (parsers_[i]->parsed()) return parts_[i]->run();
+    }
+    return kExitUsage;
+  }
+
+ private:
+  std::vector<CLI::App*> parsers_;
+  std::vector<std::unique_ptr<Command>> parts_;
+};
+
+}  // namespace
+
+void EvalArguments::add(CLI::App& app) {
+  model.add(app);
+  sparse.add(app);
+  output.add(app, false);
+}
+
+SessionOptions EvalArguments::session_options(const LanguageModel& language_model) {
+  if (sparse.indexer.empty() && !sparse.dense) sparse.indexer = "auto";
+  SessionOptions options = sparse.session_options(language_model);
+  if (sparse.budget != 0) options.budget = sparse.budget;  // the baselines need no indexer
+  return options;
+}
+
+std::vector<AttentionMode> parse_modes(const std::vector<std::string>& names) {
+  std::vector<AttentionMode> modes;
+  for (const std::string& name : names) modes.push_back(parse_attention_mode(name));
+  return modes;
+}
+
+CLI::Option* add_list(CLI::App& app, const std::string& name, std::vector<std::string>& values,
+                      const std::string& help) {
+  return app.add_option(name, values, help)->delimiter(',')->type_name("A,B,...");
+}
+
+std::vector<size_t> parse_counts(const std::vector<std::string>& texts, const std::string& option) {
+  std::vector<size_t> values;
+  for (const std::string& text : texts) {
+    const bool thousands = text.ends_with('k') || text.ends_with('K');
+    const char* end = text.data() + text.size() - (thousands ? 1 : 0);
+    size_t value = 0;
+    const auto [stop, error] = std::from_chars(text.data(), end, value);
+    if (error != std::errc() || stop != end || value == 0 || value > size_t{1} << 30) {
+      throw Error(ErrorKind::usage, option, "'" + text + "'", "whole numbers such as 4096,8k");
+    }
+    values.push_back(thousands ? value * 1024 : value);
+  }
+  return values;
+}
+
+std::string default_haystack() {
+  std::string text(demo_document());
+  const size_t fact = text.find(kDemoFact);
+  if (fact == std::string::npos) return text;
+  const size_t before = text.rfind('.', fact);
+  const size_t after = text.find('.', fact);
+  const size_t begin = before == std::string::npos ? 0 : before + 1;
+  text.erase(begin, after == std::string::npos ? std::string::npos : after + 1 - begin);
+  return text;
+}
+
+std::unique_ptr<Command> make_eval_command() { return std::make_unique<EvalCommand>(); }
+
+}  // namespace keysieve::cli
