@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "indexer/key_selector.h"
+#include "keysieve/model.h"
+#include "keysieve/session.h"
+#include "model/sequence_state.h"
+
+namespace keysieve {
+
+// What attention reads: everything, the indexer's choice, or one of the baselines at the same budget.
+enum class AttentionMode : uint8_t {
+  dense,
+  sparse,  // the indexer's choice
+  oracle,  // the positions with most of the true attention probability, summed over the heads of the set
+  recent,  // sinks and the most recent positions (StreamingLLM, arXiv 2309.17453)
+  random,  // sinks, recent and random others
+};
+std::string_view to_string(AttentionMode mode);
+AttentionMode parse_attention_mode(std::string_view name);  // throws Error{usage}
+
+// One experiment's model, indexer and budget, from which a sequence of any mode is made.
+class EvalSetting {
+ public:
+  // `sparse` as for Session; without an indexer only dense works, unless a budget is given, which oracle,
+  // recent and random can use (4 sinks, 64 recent, per-group unless `sparse` says otherwise). The model must
+  // outlive the setting. Throws Error{usage} for a budget that does not hold sinks and recent.
+  EvalSetting(const LanguageModel& model, SessionOptions sparse);
+
+  const LanguageModel& language_model() const { return model_; }
+  const std::shared_ptr<const Model>& model() const;
+  bool can(AttentionMode mode) const;
+  void require(AttentionMode mode) const;   // throws Error{usage} saying what the mode lacks
+  size_t budget(AttentionMode mode) const;  // 0: dense
+  const SelectionPolicy& policy() const { return policy_; }
+
+  // A new sequence with room for `context` positions; 0: the model's. Throws as require(), Error{unsupported}
+  // for the tiered cache.
+  SequenceState sequence(AttentionMode mode, size_t context = 0) const;
+
+ private:
+  std::shared_ptr<KeySelector> selector(AttentionMode mode) const;
+
+  const LanguageModel& model_;
+  SessionOptions sparse_;
+  SelectionPolicy policy_;  // budget 0: none known
+};
+
+// The oracle: a native indexer that reduces nothing. Its maps are the identity (with the attention scale) and
+// its keys are kept in f32, so each head's softmax over its scores is that head's attention, computed under
+// the sparse run's own hidden states.
+std::shared_ptr<KeySelector> make_oracle_selector(const Model& model, const SelectionPolicy& policy);
+
+}  // namespace keysieve

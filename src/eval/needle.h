@@ -1,0 +1,68 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "eval/attention_mode.h"
+
+namespace keysieve {
+
+enum class NeedleProtocol : uint8_t {
+  in_prompt,  // the question stands in the prompt, so what is read and kept can follow it
+  after,      // the question arrives when the document has been read (and a fixed cache has been cut)
+};
+
+struct NeedleOptions {
+  std::vector<size_t> contexts{4096};  // tokens of prompt and answer together
+  size_t trials = 20;
+  std::vector<AttentionMode> modes;
+  NeedleProtocol protocol = NeedleProtocol::in_prompt;
+  std::vector<std::string> haystacks;  // texts, used in turn; not empty
+  uint64_t seed = 1;
+  const std::atomic<bool>* cancel = nullptr;
+  std::function<void(size_t done, size_t total)> on_progress = {};  // runs: contexts x trials x modes
+};
+
+struct NeedleTrial {
+  size_t context = 0;
+  AttentionMode mode = AttentionMode::dense;
+  double depth = 0;
+  std::string code;
+  std::string answer;   // greedy, at most kNeedleAnswer tokens
+  bool passed = false;  // the answer names the code
+  bool strict = false;  // after "The secret code is", every token of the code is the greedy choice
+  double code_nll = 0;  // mean negative log likelihood of the code's tokens there, nats
+};
+inline constexpr size_t kNeedleAnswer = 16;
+
+struct NeedleRow {
+  size_t context = 0;
+  size_t budget = 0;  // 0: dense
+  AttentionMode mode = AttentionMode::dense;
+  size_t trials = 0;
+  size_t passed = 0;
+  size_t strict = 0;
+  size_t passed_of_dense = 0;            // passed among the trials that dense passed; 0 without dense
+  double code_nll = 0;                   // mean over trials
+  std::array<double, 2> wilson95{0, 1};  // of `passed`
+  double prefill_seconds = 0;            // mean over trials
+  double positions_read = 0;             // by one query in one layer, mean over the prompts
+  uint64_t peak_rss_bytes = 0;  // highest of this process during the row, where the system can say so
+};
+
+struct NeedleResult {
+  std::vector<NeedleRow> rows;      // [contexts, modes]
+  std::vector<NeedleTrial> trials;  // [contexts, trials, modes]
+};
+
+// nullopt: cancelled. Throws what make_needle_prompt and EvalSetting::sequence throw, Error{usage} for no
+// modes, trials or haystacks, Error{mismatch} for a context longer than the model's.
+std::optional<NeedleResult> run_needle(const EvalSetting& setting, const NeedleOptions& options);
+
+}  // namespace keysieve
