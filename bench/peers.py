@@ -369,6 +369,10 @@ def main():
     if not model.is_file():
         parser.error(f"{model}: no such file; short names: {', '.join(MODELS)}")
 
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        say(f"the machine is busy (load {load:.1f}): ratios will be wrong, and wrong in keysieve's favour, since the "
+            "peers' threads spin while they wait for one another")
     CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="peers-", dir=CACHE) as name:
         folder = Path(name)
@@ -384,7 +388,7 @@ def main():
         engines += [peer_engine(peer, model, arguments, ids) for peer in peers]
         measure_all(engines, arguments)
     rows = report(engines, arguments, model)
-    document = {"model": model.name, "threads": arguments.threads, "isa": arguments.isa, "cpu": cpu_name(),
+    document = {"model": model.name, "load_at_start": load, "threads": arguments.threads, "isa": arguments.isa, "cpu": cpu_name(),
                 "cores": os.cpu_count(), "date": str(datetime.date.today()), "repeats": arguments.repeats,
                 "decode_tokens": arguments.decode_tokens, "rows": rows,
                 "programs": {e.name: {"version": getattr(e, "version", ""), "system": getattr(e, "system", ""),
