@@ -33,7 +33,22 @@ std::vector<size_t> parse_counts(const std::vector<std::string>& texts, const st
 // The text without the sentence that holds the demo's fact: prose for needles where no file is given.
 std::string default_haystack();
 
+// Texts that evaluation runs over: --text, or the demo's document.
+struct TextArguments {
+  std::vector<std::string> files;
+  size_t window = 4096;
+  size_t windows = 3;
+
+  void add(CLI::App& app);       // --text, --window, --windows
+  void add_text(CLI::App& app);  // --text alone
+  std::vector<std::string> read() const;
+};
+
 // The parts, each defined in eval_NAME_command.cpp.
+std::unique_ptr<Command> make_eval_agreement_command();
+std::unique_ptr<Command> make_eval_latency_command();
+std::unique_ptr<Command> make_eval_memory_command();
 std::unique_ptr<Command> make_eval_needle_command();
+std::unique_ptr<Command> make_eval_ppl_command();
 
 }  // namespace keysieve::cli

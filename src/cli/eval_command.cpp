@@ -6,17 +6,26 @@
 #include "cli/command.h"
 #include "cli/demo_document.h"
 #include "cli/eval_arguments.h"
+#include "core/file_io.h"
 
 namespace keysieve::cli {
 namespace {
 
 constexpr const char* kExamples = R"(Examples:
   keysieve eval needle --haystack book.txt --contexts 4096 --budget 256
+  keysieve eval ppl --text book.txt --window 4096 --windows 3 --budget 512
+  keysieve eval latency --contexts 2048,8k --budget 512
+  keysieve eval memory --shape qwen3-8b --budget 2048
 Each part has its own --help.)";
 
 constexpr std::array kParts{
+    CommandEntry{"ppl", "perplexity of sparse attention beside dense", make_eval_ppl_command},
     CommandEntry{"needle", "find a code hidden in prose: dense, sparse and baselines",
                  make_eval_needle_command},
+    CommandEntry{"agreement", "how far sparse next-token distributions are from dense ones",
+                 make_eval_agreement_command},
+    CommandEntry{"memory", "bytes of keys and values by context", make_eval_memory_command},
+    CommandEntry{"latency", "prefill and decode speed by context", make_eval_latency_command},
 };
 
 class EvalCommand final : public Command {
@@ -56,6 +65,25 @@ SessionOptions EvalArguments::session_options(const LanguageModel& language_mode
   SessionOptions options = sparse.session_options(language_model);
   if (sparse.budget != 0) options.budget = sparse.budget;  // the baselines need no indexer
   return options;
+}
+
+void TextArguments::add_text(CLI::App& app) {
+  app.add_option("--text", files, "plain texts; without it, the demo's document of about 4,000 tokens")
+      ->type_name("FILE...");
+}
+
+void TextArguments::add(CLI::App& app) {
+  add_text(app);
+  add_count(app, "--window", window, "tokens of one stretch of text")->default_str(std::to_string(window));
+  add_count(app, "--windows", windows, "stretches, spread over the texts")
+      ->default_str(std::to_string(windows));
+}
+
+std::vector<std::string> TextArguments::read() const {
+  std::vector<std::string> texts;
+  for (const std::string& file : files) texts.push_back(read_text_file(file));
+  if (texts.empty()) texts.push_back(default_haystack());
+  return texts;
 }
 
 std::vector<AttentionMode> parse_modes(const std::vector<std::string>& names) {

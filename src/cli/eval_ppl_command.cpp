@@ -1,0 +1,148 @@
+#include <fmt/format.h>
+
+#include "cli/eval_arguments.h"
+#include "cli/interrupt.h"
+#include "eval/perplexity.h"
+#include "eval/token_windows.h"
+
+namespace keysieve::cli {
+namespace {
+
+constexpr const char* kExamples = R"(Examples:
+  keysieve eval ppl --text book.txt --window 4096 --windows 3 --budget 512
+  keysieve eval ppl --text a.txt b.txt --windows 8 --baselines oracle,recent,random --json
+Counted are the predictions in the last quarter of each window: what comes earlier drops little or nothing.
+The delta is 100 (exp(mean difference of the paired losses) - 1); its interval is a bootstrap over windows, or
+with fewer than 8 windows over blocks of 128 tokens.)";
+
+class EvalPplCommand final : public Command {
+ public:
+  void add_options(CLI::App& app) override {
+    app.footer(kExamples);
+    text_.add(app);
+    add_list(app, "--baselines", baselines_, "oracle, recent, random: run these as well");
+    arguments_.add(app);
+  }
+
+  int run() override {
+    PerplexityOptions options;
+    const LanguageModel model = arguments_.model.load();
+    const EvalSetting setting(model, arguments_.session_options(model));
+    if (setting.can(AttentionMode::sparse)) options.modes.push_back(AttentionMode::sparse);
+    for (const AttentionMode mode : parse_modes(baselines_)) {
+      if (mode != AttentionMode::dense && mode != AttentionMode::sparse) options.modes.push_back(mode);
+    }
+    const auto windows = token_windows(model.text(), text_.read(), text_.window, text_.windows);
+    const InterruptGuard interrupt;
+    options.cancel = InterruptGuard::flag();
+    Progress progress("perplexity");
+    options.on_progress = [&](size_t done, size_t total) { progress.update(done, total); };
+    const std::optional<PerplexityResult> result = run_perplexity(setting, windows, options);
+    if (!result) {
+      print_note("eval ppl: interrupted");
+      return kExitInterrupted;
+    }
+    if (arguments_.output.json) {
+      print_json(to_json(*result, setting));
+    } else {
+      show(*result);
+    }
+    return kExitFine;
+  }
+
+ private:
+  Json to_json(const PerplexityResult& result, const EvalSetting& setting) const {
+    Json document = {{"perplexity_dense", result.perplexity_dense},
+                     {"tokens", result.tokens},
+                     {"window", text_.window},
+                     {"windows", text_.windows},
+                     {"interval", result.interval},
+                     {"budget", setting.policy().budget},
+                     {"baselines", Json::object()}};
+    for (const PerplexityRow& row : result.rows) {
+      const Json values = {{"delta_percent", row.delta_percent},
+                           {"delta_ci95_percent", row.delta_ci95_percent},
+                           {"window_delta_percent", row.window_delta_percent}};
+      if (row.mode == AttentionMode::sparse) {
+        document.update(values);
+        document["perplexity_sparse"] = row.perplexity;
+      } else {
+        Json baseline = values;
+        baseline["perplexity"] = row.perplexity;
+        document["baselines"][std::string(to_string(row.mode))] = baseline;
+      }
+    }
+    return document;
+  }
+
+  static void show(const PerplexityResult& result) {
+    print(fmt::format("dense   {:>9.3f}   over {} tokens\n", result.perplexity_dense, result.tokens));
+    for (const PerplexityRow& row : result.rows) {
+      print(fmt::format("{:<7} {:>9.3f}   {:+.2f}% (95% {:+.2f} to {:+.2f}, drawing {})\n",
+                        to_string(row.mode), row.perplexity, row.delta_percent, row.delta_ci95_percent[0],
+                        row.delta_ci95_percent[1], result.interval));
+    }
+  }
+
+  TextArguments text_;
+  std::vector<std::string> baselines_;
+  EvalArguments arguments_;
+};
+
+class EvalAgreementCommand final : public Command {
+ public:
+  void add_options(CLI::App& app) override {
+    app.footer(R"(Examples:
+  keysieve eval agreement --text book.txt --window 4096 --windows 3 --budget 512
+  keysieve eval agreement --text book.txt --mode recent --json
+Over the last quarter of each window: how often the greedy token is dense attention's, and KL(dense || sparse).)");
+    text_.add(app);
+    app.add_option("--mode", mode_, "sparse, oracle, recent or random")
+        ->type_name("MODE")
+        ->capture_default_str();
+    arguments_.add(app);
+  }
+
+  int run() override {
+    const AttentionMode mode = parse_attention_mode(mode_);
+    const LanguageModel model = arguments_.model.load();
+    const EvalSetting setting(model, arguments_.session_options(model));
+    setting.require(mode);
+    const auto windows = token_windows(model.text(), text_.read(), text_.window, text_.windows);
+    const InterruptGuard interrupt;
+    Progress progress("agreement");
+    const auto on_progress = [&](size_t done, size_t total) { progress.update(done, total); };
+    const std::optional<AgreementResult> result =
+        run_agreement(setting, mode, windows, InterruptGuard::flag(), on_progress);
+    if (!result) {
+      print_note("eval agreement: interrupted");
+      return kExitInterrupted;
+    }
+    if (arguments_.output.json) {
+      print_json({{"top1_agreement", result->top1_agreement},
+                  {"kl_mean", result->kl_mean},
+                  {"kl_max", result->kl_max},
+                  {"tokens", result->tokens},
+                  {"mode", mode_},
+                  {"budget", setting.budget(mode)},
+                  {"window", text_.window},
+                  {"windows", text_.windows}});
+    } else {
+      print(fmt::format("the same greedy token at {:.2f}% of {} positions; KL {:.5f} nats, at most {:.3f}\n",
+                        100 * result->top1_agreement, result->tokens, result->kl_mean, result->kl_max));
+    }
+    return kExitFine;
+  }
+
+ private:
+  TextArguments text_;
+  std::string mode_ = "sparse";
+  EvalArguments arguments_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_eval_ppl_command() { return std::make_unique<EvalPplCommand>(); }
+std::unique_ptr<Command> make_eval_agreement_command() { return std::make_unique<EvalAgreementCommand>(); }
+
+}  // namespace keysieve::cli

@@ -1,0 +1,161 @@
+#include "eval/perplexity.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "eval/scoring.h"
+#include "eval/statistics.h"
+#include "keysieve/error.h"
+#include "model/forward.h"
+
+namespace keysieve {
+namespace {
+
+constexpr size_t kBlock = 128;          // tokens one bootstrap block holds
+constexpr size_t kWindowsToDraw = 8;    // fewer windows than this: blocks are drawn
+constexpr size_t kRowsSideBySide = 64;  // logits rows run_agreement holds
+
+bool is_set(const std::atomic<bool>* flag) { return flag && flag->load(std::memory_order_relaxed); }
+
+// The first token whose prediction counts.
+size_t first_counted(std::span<const int32_t> window) { return window.size() - window.size() / 4; }
+
+// Feeds everything before the row that predicts the first counted token.
+bool feed_context(SequenceState& state, std::span<const int32_t> window, const std::atomic<bool>* cancel) {
+  ForwardOptions options;
+  options.logits = Logits::none;
+  options.more_to_come = true;
+  state.clear();
+  const std::span<const int32_t> before = window.first(first_counted(window) - 1);
+  return prefill(state, before, options, [&](size_t) { return !is_set(cancel); }) == before.size();
+}
+
+// NLL of the window's last quarter; empty: cancelled.
+std::vector<double> last_quarter(SequenceState& state, std::span<const int32_t> window,
+                                 const std::atomic<bool>* cancel) {
+  if (!feed_context(state, window, cancel)) return {};
+  std::vector<double> losses;
+  ForwardOptions options;
+  options.logits = Logits::all;
+  options.on_logits = [&](size_t position, size_t rows, std::span<const float> values) {
+    const size_t vocabulary = values.size() / rows;
+    for (size_t r = 0; r < rows; ++r) {
+      losses.push_back(
+          negative_log_likelihood(values.subspan(r * vocabulary, vocabulary), window[position + r + 1]));
+    }
+  };
+  const size_t begin = first_counted(window) - 1;
+  const std::span<const int32_t> counted = window.subspan(begin, window.size() - 1 - begin);
+  const size_t done = prefill(state, counted, options, [&](size_t) { return !is_set(cancel); });
+  return done == counted.size() ? losses : std::vector<double>{};
+}
+
+double percent(double mean_difference) { return 100 * (std::exp(mean_difference) - 1); }
+
+using Losses = std::vector<std::vector<double>>;  // [windows][positions]
+
+double mean_of(const Losses& losses) {
+  double sum = 0;
+  size_t count = 0;
+  for (const std::vector<double>& window : losses) {
+    for (const double value : window) sum += value;
+    count += window.size();
+  }
+  return sum / static_cast<double>(count);
+}
+
+PerplexityRow compare(AttentionMode mode, const Losses& dense, const Losses& losses) {
+  PerplexityRow row;
+  row.mode = mode;
+  row.perplexity = std::exp(mean_of(losses));
+  Losses differences = losses;
+  Losses blocks;
+  for (size_t w = 0; w < losses.size(); ++w) {
+    for (size_t i = 0; i < losses[w].size(); ++i) differences[w][i] -= dense[w][i];
+    row.window_delta_percent.push_back(percent(mean(differences[w])));
+    for (std::vector<double>& block : blocks_of(differences[w], kBlock)) blocks.push_back(std::move(block));
+  }
+  row.delta_percent = percent(mean_of(differences));
+  const auto interval = bootstrap_mean95(losses.size() >= kWindowsToDraw ? differences : blocks);
+  row.delta_ci95_percent = {percent(interval[0]), percent(interval[1])};
+  return row;
+}
+
+}  // namespace
+
+std::optional<PerplexityResult> run_perplexity(const EvalSetting& setting,
+                                               std::span<const std::vector<int32_t>> windows,
+                                               const PerplexityOptions& options) {
+  if (windows.empty()) throw Error(ErrorKind::usage, "perplexity", "no windows", "at least one");
+  std::vector<AttentionMode> modes{AttentionMode::dense};
+  modes.insert(modes.end(), options.modes.begin(), options.modes.end());
+  for (const AttentionMode mode : modes) setting.require(mode);
+  std::vector<Losses> losses(modes.size());
+  size_t done = 0;
+  for (size_t m = 0; m < modes.size(); ++m) {
+    size_t longest = 0;
+    for (const std::vector<int32_t>& window : windows) longest = std::max(longest, window.size());
+    SequenceState state = setting.sequence(modes[m], longest);
+    for (const std::vector<int32_t>& window : windows) {
+      losses[m].push_back(last_quarter(state, window, options.cancel));
+      if (is_set(options.cancel)) return std::nullopt;
+      if (options.on_progress) options.on_progress(++done, modes.size() * windows.size());
+    }
+  }
+  PerplexityResult result;
+  result.perplexity_dense = std::exp(mean_of(losses[0]));
+  for (const std::vector<double>& window : losses[0]) result.tokens += window.size();
+  result.interval = windows.size() >= kWindowsToDraw ? "windows" : "blocks of 128 tokens";
+  for (size_t m = 1; m < modes.size(); ++m) result.rows.push_back(compare(modes[m], losses[0], losses[m]));
+  return result;
+}
+
+std::optional<AgreementResult> run_agreement(
+    const EvalSetting& setting, AttentionMode mode, std::span<const std::vector<int32_t>> windows,
+    const std::atomic<bool>* cancel, const std::function<void(size_t done, size_t total)>& on_progress) {
+  if (windows.empty()) throw Error(ErrorKind::usage, "agreement", "no windows", "at least one");
+  size_t longest = 0;
+  for (const std::vector<int32_t>& window : windows) longest = std::max(longest, window.size());
+  SequenceState dense = setting.sequence(AttentionMode::dense, longest);
+  SequenceState other = setting.sequence(mode, longest);
+  AgreementResult result;
+  std::vector<float> dense_rows;
+  ForwardOptions keep;
+  keep.logits = Logits::all;
+  keep.on_logits = [&](size_t, size_t, std::span<const float> values) {
+    dense_rows.insert(dense_rows.end(), values.begin(), values.end());
+  };
+  ForwardOptions weigh;
+  weigh.logits = Logits::all;
+  size_t weighed = 0;  // of the rows kept
+  weigh.on_logits = [&](size_t, size_t rows, std::span<const float> values) {
+    const size_t vocabulary = values.size() / rows;
+    for (size_t r = 0; r < rows; ++r, ++weighed) {
+      const std::span<const float> p(dense_rows.data() + weighed * vocabulary, vocabulary);
+      const std::span<const float> q = values.subspan(r * vocabulary, vocabulary);
+      const double kl = kl_divergence(p, q);
+      result.kl_mean += kl;
+      result.kl_max = std::max(result.kl_max, kl);
+      result.top1_agreement += greedy_choice(p) == greedy_choice(q) ? 1 : 0;
+      ++result.tokens;
+    }
+  };
+  for (size_t w = 0; w < windows.size(); ++w) {
+    const std::span<const int32_t> window(windows[w]);
+    if (!feed_context(dense, window, cancel) || !feed_context(other, window, cancel)) return std::nullopt;
+    for (size_t at = first_counted(window) - 1; at + 1 < window.size(); at += kRowsSideBySide) {
+      const auto part = window.subspan(at, std::min(kRowsSideBySide, window.size() - 1 - at));
+      dense_rows.clear();
+      weighed = 0;
+      prefill(dense, part, keep);
+      prefill(other, part, weigh);
+      if (is_set(cancel)) return std::nullopt;
+    }
+    if (on_progress) on_progress(w + 1, windows.size());
+  }
+  result.kl_mean /= static_cast<double>(result.tokens);
+  result.top1_agreement /= static_cast<double>(result.tokens);
+  return result;
+}
+
+}  // namespace keysieve

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "eval/attention_mode.h"
+
+namespace keysieve {
+
+struct PerplexityOptions {
+  std::vector<AttentionMode> modes;  // beside dense, which always runs
+  const std::atomic<bool>* cancel = nullptr;
+  std::function<void(size_t done, size_t total)> on_progress = {};  // runs: windows x (1 + modes)
+};
+
+// One mode compared with dense on the same tokens.
+struct PerplexityRow {
+  AttentionMode mode = AttentionMode::dense;
+  double perplexity = 0;
+  double delta_percent = 0;                        // 100 (exp(mean paired NLL difference) - 1)
+  std::array<double, 2> delta_ci95_percent{0, 0};  // bootstrap of that mean
+  std::vector<double> window_delta_percent;        // [windows]
+};
+
+struct PerplexityResult {
+  double perplexity_dense = 0;
+  std::vector<PerplexityRow> rows;  // [modes]
+  size_t tokens = 0;                // predictions counted
+  std::string_view interval;        // what the bootstrap draws: "windows", or "blocks of 128 tokens"
+};
+
+// Perplexity of the last quarter of each window, where there is most to leave out: earlier positions drop
+// little or nothing and would hide the cost. The interval comes from whole windows where there are at least 8
+// (texts differ more than their tokens do), else from blocks of 128 tokens, which is then too narrow a view
+// of other texts. nullopt: cancelled. Throws Error{usage} for no windows, and as EvalSetting::require.
+std::optional<PerplexityResult> run_perplexity(const EvalSetting& setting,
+                                               std::span<const std::vector<int32_t>> windows,
+                                               const PerplexityOptions& options);
+
+struct AgreementResult {
+  double top1_agreement = 0;  // share of positions with the same greedy choice
+  double kl_mean = 0;         // KL(dense || mode), nats
+  double kl_max = 0;
+  size_t tokens = 0;
+};
+
+// How far a mode's next-token distributions are from dense attention's, over the last quarter of each window.
+// Both run side by side, 64 tokens at a time, so that no more than 64 rows of logits are held.
+std::optional<AgreementResult> run_agreement(
+    const EvalSetting& setting, AttentionMode mode, std::span<const std::vector<int32_t>> windows,
+    const std::atomic<bool>* cancel, const std::function<void(size_t done, size_t total)>& on_progress);
+
+}  // namespace keysieve
