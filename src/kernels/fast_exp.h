@@ -39,4 +39,30 @@ inline float fast_exp(float x) {
   return p * std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
 }
 
+// e^x for x <= 0 as index scores use it, on all families alike: 2^t = 2^n * 2^r with t = x log2(e), n =
+// round(t) and a cubic for 2^r (minimax in relative error on |r| <= 1/2: 7.5e-5, against 4e-3 of a key
+// rounded to int8). 10 vector operations instead of the 17 of fast_exp. Below t = -126 the result is flushed
+// to about 2^-126.
+struct IndexExp {
+  static constexpr float kLowest = -126.0f;
+  static constexpr float kLog2E = 1.44269504088896341f;
+  static constexpr float kC0 = 0.999928068f;
+  static constexpr float kC1 = 0.693260991f;
+  static constexpr float kC2 = 0.242611213f;
+  static constexpr float kC3 = 0.055171684f;
+};
+
+// `shift` is -max * IndexExp::kLog2E: the result is e^(score - max).
+inline float index_exp(float score, float shift) {
+  float t = std::fma(score, IndexExp::kLog2E, shift);
+  t = t < IndexExp::kLowest ? IndexExp::kLowest : t;
+  const float n = std::nearbyint(t);
+  const float r = t - n;
+  float p = std::fma(IndexExp::kC3, r, IndexExp::kC2);
+  p = std::fma(p, r, IndexExp::kC1);
+  p = std::fma(p, r, IndexExp::kC0);
+  // Adding n to the exponent field multiplies by 2^n; p is within 0.7 .. 1.42, so the field stays above 0.
+  return std::bit_cast<float>(std::bit_cast<int32_t>(p) + static_cast<int32_t>(n) * (1 << 23));
+}
+
 }  // namespace keysieve

@@ -98,7 +98,8 @@ TEST(IndexScores, FollowTheFormulas) {
           expected_soft += std::exp(dots[h][s]) / totals[h];
         }
         EXPECT_NEAR(relu[s], expected_relu, tolerance);
-        EXPECT_NEAR(soft[s], expected_soft, tolerance * 0.1);
+        // The exponential's own bound is 7.5e-5 of each head's share; int8 moves a score by up to 0.15.
+        EXPECT_NEAR(soft[s], expected_soft, type == IndexKeyType::f32 ? 2e-4 * expected_soft : 0.015);
       }
     }
   }

@@ -42,9 +42,10 @@ void dot_i8(float* out, const float* q, const IndexKeyView& keys, size_t count) 
 float exponentials(float* scores, size_t count) {
   float largest = scores[0];
   for (size_t s = 1; s < count; ++s) largest = std::max(largest, scores[s]);
+  const float shift = -(largest * IndexExp::kLog2E);
   float lanes[kIndexBlock] = {};
   for (size_t s = 0; s < count; ++s) {
-    scores[s] = fast_exp(scores[s] - largest);
+    scores[s] = index_exp(scores[s], shift);
     lanes[s % kIndexBlock] += scores[s];
   }
   float sum = 0.0f;

@@ -132,33 +132,79 @@ inline void dot_heads_f32(float* out, size_t stride, const IndexScoreArgs& args)
   }
 }
 
+// index_exp for a vector.
+HWY_INLINE VF index_exp_of(VF score, VF shift) {
+  const F32 d;
+  VF t = hn::MulAdd(score, hn::Set(d, IndexExp::kLog2E), shift);
+  t = hn::Max(t, hn::Set(d, IndexExp::kLowest));
+  const VF n = hn::Round(t);
+  const VF r = hn::Sub(t, n);
+  VF p = hn::MulAdd(hn::Set(d, IndexExp::kC3), r, hn::Set(d, IndexExp::kC2));
+  p = hn::MulAdd(p, r, hn::Set(d, IndexExp::kC1));
+  p = hn::MulAdd(p, r, hn::Set(d, IndexExp::kC0));
+  const VI power = hn::ShiftLeft<23>(hn::ConvertTo(I32(), n));
+  return hn::BitCast(F32(), hn::Add(hn::BitCast(I32(), p), power));
+}
+
 // Turns scores [count] (room for whole blocks) into e^(score - max), zero past the end; returns their sum.
 inline float exponentials(float* scores, size_t count) {
+  const size_t whole = count / kIndexBlock * kIndexBlock;
   const size_t padded = (count + kIndexBlock - 1) / kIndexBlock * kIndexBlock;
-  for (size_t s = count; s < padded; ++s) scores[s] = -3e38f;  // contributes e^-87, then set to 0 below
-  VF largest = hn::LoadU(F32(), scores);
-  for (size_t s = kLanes; s < padded; s += kLanes) largest = hn::Max(largest, hn::LoadU(F32(), scores + s));
-  const VF top = hn::MaxOfLanes(F32(), largest);
+  for (size_t s = count; s < padded; ++s) scores[s] = -3e38f;  // no maximum; set to zero below
+  VF largest[kBlockVectors];
+  for (size_t i = 0; i < kBlockVectors; ++i) largest[i] = hn::LoadU(F32(), scores + i * kLanes);
+  for (size_t s = kIndexBlock; s < padded; s += kIndexBlock) {
+    for (size_t i = 0; i < kBlockVectors; ++i) {
+      largest[i] = hn::Max(largest[i], hn::LoadU(F32(), scores + s + i * kLanes));
+    }
+  }
+  for (size_t i = 1; i < kBlockVectors; ++i) largest[0] = hn::Max(largest[0], largest[i]);
+  const VF top = hn::MaxOfLanes(F32(), largest[0]);
+  const VF shift = hn::Neg(hn::Mul(top, hn::Set(F32(), IndexExp::kLog2E)));
   VF lanes[kBlockVectors];
   std::fill(lanes, lanes + kBlockVectors, hn::Zero(F32()));
-  const size_t whole = count / kIndexBlock * kIndexBlock;
-  for (size_t s = 0; s < padded; s += kIndexBlock) {
+  const auto block = [&](size_t s, size_t valid) HWY_ATTR {
     for (size_t i = 0; i < kBlockVectors; ++i) {
       float* at = scores + s + i * kLanes;
-      VF e = exp_of(hn::Sub(hn::LoadU(F32(), at), top));
-      if (s >= whole) {
-        const size_t first = s + i * kLanes;
-        e = hn::IfThenElseZero(hn::FirstN(F32(), count > first ? std::min(count - first, kLanes) : 0), e);
+      VF e = index_exp_of(hn::LoadU(F32(), at), shift);
+      if (valid < kIndexBlock) {
+        const size_t first = i * kLanes;
+        e = hn::IfThenElseZero(hn::FirstN(F32(), valid > first ? std::min(valid - first, kLanes) : 0), e);
       }
       hn::StoreU(e, F32(), at);
       lanes[i] = hn::Add(lanes[i], e);
     }
-  }
+  };
+  for (size_t s = 0; s < whole; s += kIndexBlock) block(s, kIndexBlock);
+  if (whole < padded) block(whole, count - whole);
   HWY_ALIGN float sums[kIndexBlock];
   for (size_t i = 0; i < kBlockVectors; ++i) hn::Store(lanes[i], F32(), sums + i * kLanes);
   float sum = 0.0f;
   for (const float lane : sums) sum += lane;
   return sum;
+}
+
+struct HeadRows {
+  const float* scores;  // [heads, stride]
+  size_t stride;
+  const float* factors;  // [heads]
+  bool relu;
+};
+
+// out [count] (+)= sum over heads, in their order, of factor * score. kHeads 0: `heads` of them, else known
+// when compiled (the KV group sizes of SmolLM2, 3, and Qwen2.5-0.5B, 7).
+template <size_t kHeads>
+inline void add_heads(float* out, const HeadRows& rows, size_t heads, size_t count, bool add_to) {
+  const size_t n = kHeads == 0 ? heads : kHeads;
+  const VF floor = rows.relu ? hn::Zero(F32()) : hn::Set(F32(), -INFINITY);
+  for (size_t s = 0; s < count; s += kLanes) {
+    VF sum = add_to ? hn::LoadU(F32(), out + s) : hn::Zero(F32());
+    for (size_t h = 0; h < n; ++h) {
+      const VF score = hn::Max(hn::LoadU(F32(), rows.scores + h * rows.stride + s), floor);
+      sum = hn::MulAdd(score, hn::Set(F32(), rows.factors[h]), sum);
+    }
+    hn::StoreU(sum, F32(), out + s);
+  }
 }
 
 inline void combine_heads(const IndexScoreArgs& args, float* head_scores, size_t stride) {
@@ -172,15 +218,22 @@ inline void combine_heads(const IndexScoreArgs& args, float* head_scores, size_t
                        ? 1.0f / exponentials(head_scores + (first + h) * stride, args.count)
                        : 1.0f;
     }
+    const HeadRows rows{head_scores + first * stride, stride, factors,
+                        args.combine == IndexCombine::relu_sum};
     const bool add_to = args.accumulate || first > 0;
-    for (size_t s = 0; s < args.count; s += kLanes) {
-      VF sum = add_to ? hn::LoadU(F32(), args.scores + s) : hn::Zero(F32());
-      for (size_t h = 0; h < heads; ++h) {
-        VF score = hn::LoadU(F32(), head_scores + (first + h) * stride + s);
-        if (args.combine == IndexCombine::relu_sum) score = hn::Max(score, hn::Zero(F32()));
-        sum = hn::MulAdd(score, hn::Set(F32(), factors[h]), sum);
-      }
-      hn::StoreU(sum, F32(), args.scores + s);
+    switch (heads) {
+      case 1:
+        add_heads<1>(args.scores, rows, heads, args.count, add_to);
+        break;
+      case 3:
+        add_heads<3>(args.scores, rows, heads, args.count, add_to);
+        break;
+      case 7:
+        add_heads<7>(args.scores, rows, heads, args.count, add_to);
+        break;
+      default:
+        add_heads<0>(args.scores, rows, heads, args.count, add_to);
+        break;
     }
   }
 }
