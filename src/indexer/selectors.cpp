@@ -34,7 +34,7 @@ uint64_t mix(uint64_t state) {
 
 }  // namespace
 
-LearnedSelector::LearnedSelector(std::shared_ptr<const Indexer> indexer, SelectionPolicy policy)
+LearnedSelector::LearnedSelector(std::shared_ptr<const Indexer> indexer, const SelectionPolicy& policy)
     : ScoringSelector(policy, groups_for(*indexer, policy)), indexer_(std::move(indexer)) {}
 
 KeySelector::KeyShape LearnedSelector::key_shape() const {

@@ -15,7 +15,7 @@ class LearnedSelector final : public ScoringSelector {
  public:
   // Throws Error{usage} for scope per_group with an indexer of one key head, and as
   // SelectionPolicy::validate.
-  LearnedSelector(std::shared_ptr<const Indexer> indexer, SelectionPolicy policy);
+  LearnedSelector(std::shared_ptr<const Indexer> indexer, const SelectionPolicy& policy);
 
   const Indexer& indexer() const { return *indexer_; }
   KeyShape key_shape() const override;

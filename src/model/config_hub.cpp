@@ -16,21 +16,15 @@ bool has_value(const Json& object, std::string_view key) {
   return found != object.end() && !found->is_null();
 }
 
-// Hugging Face writes null for "not given", so null means the fallback everywhere.
-template <class T>
-T value_or(const Json& object, std::string_view key, T fallback, std::string_view subject) {
-  return has_value(object, key) ? json_require<T>(object, key, subject) : fallback;
-}
-
 void reject_unsupported(const Json& json, std::string_view subject) {
   const std::string_view way_out = "choose a dense Llama, Qwen2 or Qwen3 model";
   for (const std::string_view key : {"num_experts", "num_local_experts", "n_routed_experts"}) {
-    if (value_or<size_t>(json, key, 0, subject) > 1) {
+    if (json_value<size_t>(json, key, 0, subject) > 1) {
       throw Error(ErrorKind::unsupported, subject, fmt::format("a mixture of experts ({})", key),
                   "a dense model", way_out);
     }
   }
-  bool sliding = value_or<bool>(json, "use_sliding_window", false, subject);
+  bool sliding = json_value<bool>(json, "use_sliding_window", false, subject);
   if (const auto types = json.find("layer_types"); types != json.end() && types->is_array()) {
     sliding |=
         std::any_of(types->begin(), types->end(), [](const Json& type) { return type != "full_attention"; });
@@ -39,11 +33,11 @@ void reject_unsupported(const Json& json, std::string_view subject) {
     throw Error(ErrorKind::unsupported, subject, "sliding-window attention", "full attention in every layer",
                 way_out);
   }
-  const std::string activation = value_or<std::string>(json, "hidden_act", "silu", subject);
+  const std::string activation = json_value<std::string>(json, "hidden_act", "silu", subject);
   if (activation != "silu") {
     throw Error(ErrorKind::unsupported, subject, fmt::format("activation '{}'", activation), "silu", way_out);
   }
-  if (value_or<bool>(json, "mlp_bias", false, subject)) {
+  if (json_value<bool>(json, "mlp_bias", false, subject)) {
     throw Error(ErrorKind::unsupported, subject, "biases in the MLP", "an MLP without biases", way_out);
   }
 }
@@ -53,17 +47,17 @@ void read_yarn(const Json& scaling, const ModelConfig& config, RopeConfig& rope,
   // Without a factor the ratio of the two contexts is meant.
   const double ratio =
       static_cast<double>(config.context) / static_cast<double>(std::max<size_t>(rope.original_context, 1));
-  rope.factor = value_or<double>(scaling, "factor", ratio, subject);
-  rope.beta_fast = value_or<double>(scaling, "beta_fast", 32.0, subject);
-  rope.beta_slow = value_or<double>(scaling, "beta_slow", 1.0, subject);
-  rope.truncate = value_or<bool>(scaling, "truncate", true, subject);
-  const double mscale = value_or<double>(scaling, "mscale", 0.0, subject);
-  const double mscale_all_dim = value_or<double>(scaling, "mscale_all_dim", 0.0, subject);
+  rope.factor = json_value<double>(scaling, "factor", ratio, subject);
+  rope.beta_fast = json_value<double>(scaling, "beta_fast", 32.0, subject);
+  rope.beta_slow = json_value<double>(scaling, "beta_slow", 1.0, subject);
+  rope.truncate = json_value<bool>(scaling, "truncate", true, subject);
+  const double mscale = json_value<double>(scaling, "mscale", 0.0, subject);
+  const double mscale_all_dim = json_value<double>(scaling, "mscale_all_dim", 0.0, subject);
   const double derived =
       mscale != 0.0 && mscale_all_dim != 0.0
           ? yarn_magnitude(rope.factor, mscale) / yarn_magnitude(rope.factor, mscale_all_dim)
           : yarn_magnitude(rope.factor, 1.0);
-  rope.magnitude_factor = value_or<double>(scaling, "attention_factor", derived, subject);
+  rope.magnitude_factor = json_value<double>(scaling, "attention_factor", derived, subject);
 }
 
 // `rope_scaling` (transformers 4; `type` in its older files) or `rope_parameters` (transformers 5, which also
@@ -78,11 +72,11 @@ void read_rope(const Json& json, ModelConfig& config, std::string_view subject) 
     }
     scaling.update(json.at(key));
   }
-  rope.theta = value_or<double>(scaling, "rope_theta", value_or<double>(json, "rope_theta", 10000.0, subject),
-                                subject);
+  rope.theta = json_value<double>(scaling, "rope_theta",
+                                  json_value<double>(json, "rope_theta", 10000.0, subject), subject);
   const double part =
-      value_or<double>(scaling, "partial_rotary_factor",
-                       value_or<double>(json, "partial_rotary_factor", 1.0, subject), subject);
+      json_value<double>(scaling, "partial_rotary_factor",
+                         json_value<double>(json, "partial_rotary_factor", 1.0, subject), subject);
   if (!(part > 0.0 && part <= 1.0)) {
     throw Error(ErrorKind::format, subject, fmt::format("partial_rotary_factor is {}", part),
                 "more than 0, up to 1");
@@ -90,11 +84,11 @@ void read_rope(const Json& json, ModelConfig& config, std::string_view subject) 
   // Absurd sizes are check_config's to refuse; here they must only survive the conversion.
   rope.rotary_dim =
       static_cast<size_t>(static_cast<double>(std::min<size_t>(config.head_dim, 1 << 20)) * part);
-  rope.original_context = value_or<size_t>(
+  rope.original_context = json_value<size_t>(
       scaling, "original_max_position_embeddings",
-      value_or<size_t>(json, "original_max_position_embeddings", config.context, subject), subject);
-  const std::string type = value_or<std::string>(
-      scaling, "rope_type", value_or<std::string>(scaling, "type", "default", subject), subject);
+      json_value<size_t>(json, "original_max_position_embeddings", config.context, subject), subject);
+  const std::string type = json_value<std::string>(
+      scaling, "rope_type", json_value<std::string>(scaling, "type", "default", subject), subject);
   if (type == "default") return;
   if (type == "linear") {
     rope.scaling = RopeScaling::linear;
@@ -153,21 +147,21 @@ ModelConfig read_config(const HubFolder& folder) {
   config.layers = json_require<size_t>(json, "num_hidden_layers", subject);
   config.hidden = json_require<size_t>(json, "hidden_size", subject);
   config.heads = json_require<size_t>(json, "num_attention_heads", subject);
-  config.kv_heads = value_or<size_t>(json, "num_key_value_heads", config.heads, subject);
+  config.kv_heads = json_value<size_t>(json, "num_key_value_heads", config.heads, subject);
   config.head_dim =
-      value_or<size_t>(json, "head_dim", config.heads == 0 ? 0 : config.hidden / config.heads, subject);
+      json_value<size_t>(json, "head_dim", config.heads == 0 ? 0 : config.hidden / config.heads, subject);
   config.mlp = json_require<size_t>(json, "intermediate_size", subject);
   config.vocabulary = json_require<size_t>(json, "vocab_size", subject);
   config.context = json_require<size_t>(json, "max_position_embeddings", subject);
-  config.rms_norm_eps = value_or<float>(json, "rms_norm_eps", 1e-6f, subject);
+  config.rms_norm_eps = json_value<float>(json, "rms_norm_eps", 1e-6f, subject);
   read_rope(json, config, subject);
 
-  const bool attention_bias = value_or<bool>(json, "attention_bias", false, subject);
+  const bool attention_bias = json_value<bool>(json, "attention_bias", false, subject);
   config.qk_norm = config.architecture == Architecture::qwen3;
   config.qkv_bias = config.architecture == Architecture::qwen2 || attention_bias;
   config.output_bias = config.architecture != Architecture::qwen2 && attention_bias;
   config.tied_head =
-      value_or<bool>(json, "tie_word_embeddings", folder.find("lm_head.weight") == nullptr, subject);
+      json_value<bool>(json, "tie_word_embeddings", folder.find("lm_head.weight") == nullptr, subject);
   read_tokens(folder, config);
   check_config(config, subject);
   return config;

@@ -229,7 +229,7 @@ void Interpreter::assign(const Target& target, Value value, Scope& scope) {
   (*object.name_space())->attributes[target.attribute] = std::move(value);
 }
 
-Value Interpreter::make_macro(const Statement& statement, Scope& scope, std::string name) {
+Value Interpreter::make_macro(const Statement& statement, Scope& scope, const std::string& name) {
   // The macro's scope outlives it: functions are never stored in lists, dicts or namespaces, and {% set %}
   // only reaches the innermost scope.
   return Function{name, [this, &statement, &scope, name](Arguments& arguments) {

@@ -65,7 +65,7 @@ class Interpreter {
   std::string captured(const Block& block, Scope& scope);  // what the block would print
   Value filtered(const Statement& statement, Value value, Scope& scope);
   void assign(const Target& target, Value value, Scope& scope);
-  Value make_macro(const Statement& statement, Scope& scope, std::string name);
+  Value make_macro(const Statement& statement, Scope& scope, const std::string& name);
   Value call_macro(const Statement& statement, Scope& closure, const std::string& name, Arguments& arguments);
   void print(std::string_view text);
 
