@@ -1,0 +1,153 @@
+#include "eval/needle.h"
+
+#include <cmath>
+
+#include "eval/needle_prompt.h"
+#include "fixture.h"
+
+namespace keysieve {
+namespace {
+
+using testing::EvalTest;
+using testing::expect_error;
+using testing::prose;
+
+class NeedlePrompts : public EvalTest {};
+
+TEST_F(NeedlePrompts, HaveTheAskedLengthAndTheCodeAtTheAskedDepth) {
+  const std::string haystack = prose(20000);
+  for (const size_t tokens : {400, 1000, 4000}) {
+    for (size_t trial = 0; trial < 5; ++trial) {
+      const NeedleSpec spec = needle_spec(tokens, trial, 5, haystack.size(), 3);
+      const NeedlePrompt prompt = make_needle_prompt(model_.text(), haystack, spec);
+      const auto count = static_cast<double>(tokens);
+      EXPECT_NEAR(static_cast<double>(prompt.tokens.size()), count, 0.01 * count);
+      // Sentences are some 40 bytes; the frame before the prose is about 80.
+      EXPECT_NEAR(prompt.depth, spec.depth, 0.02 + 120.0 / count);
+      const std::string text = model_.text().decode(prompt.tokens);
+      const std::string sentence = "The secret code is " + spec.code + ". ";
+      const size_t at = text.find(sentence);
+      ASSERT_NE(at, std::string::npos);
+      EXPECT_EQ(text.find(spec.code, at + sentence.size()), std::string::npos);
+      EXPECT_TRUE(at == 0 || text[at - 1] == ' ' || text[at - 1] == '\n');
+      // Control tokens are one token but several bytes of text, so compare what follows the document.
+      const std::string after =
+          model_.text().decode(std::span(prompt.tokens).subspan(prompt.document_tokens));
+      EXPECT_NE(after.find("What is the secret code"), std::string::npos);
+      EXPECT_LT(after.size(), 140u);
+      EXPECT_EQ(model_.text().decode(std::span(prompt.answer).subspan(prompt.code_begin)), spec.code);
+    }
+  }
+}
+
+TEST_F(NeedlePrompts, TrialsDifferAndRepeatExactly) {
+  const NeedleSpec a = needle_spec(1000, 0, 4, 100000, 1);
+  const NeedleSpec b = needle_spec(1000, 1, 4, 100000, 1);
+  EXPECT_NE(a.start, b.start);
+  EXPECT_NE(a.code, b.code);
+  EXPECT_DOUBLE_EQ(a.depth, 0.125);
+  EXPECT_DOUBLE_EQ(b.depth, 0.375);
+  EXPECT_EQ(a.code.size(), 4u);
+  EXPECT_EQ(needle_spec(1000, 1, 4, 100000, 1).start, b.start);
+}
+
+TEST_F(NeedlePrompts, AreRefusedWithoutEnoughText) {
+  expect_error(ErrorKind::mismatch, {"haystack", "3000", "--haystack"},
+               [&] { make_needle_prompt(model_.text(), prose(500), {.tokens = 3000}); });
+  expect_error(ErrorKind::mismatch, {"needle context", "50 tokens"},
+               [&] { make_needle_prompt(model_.text(), prose(500), {.tokens = 50}); });
+}
+
+class Needle : public EvalTest {
+ protected:
+  NeedleOptions options() const {
+    NeedleOptions options;
+    options.contexts = {400};
+    options.trials = 2;
+    options.modes = {AttentionMode::dense, AttentionMode::sparse, AttentionMode::recent};
+    options.haystacks = {prose(5000)};
+    return options;
+  }
+};
+
+TEST_F(Needle, ReportsEveryModeOnTheSamePrompts) {
+  const EvalSetting setting(model_, sparse(48));
+  const auto result = run_needle(setting, options());
+  ASSERT_TRUE(result);
+  ASSERT_EQ(result->rows.size(), 3u);
+  ASSERT_EQ(result->trials.size(), 6u);
+  for (const NeedleRow& row : result->rows) {
+    EXPECT_EQ(row.trials, 2u);
+    EXPECT_EQ(row.budget, row.mode == AttentionMode::dense ? 0u : 48u);
+    EXPECT_GT(row.prefill_seconds, 0);
+    EXPECT_GT(row.code_nll, 0);
+    EXPECT_GT(row.peak_rss_bytes, 0u);
+    if (row.mode == AttentionMode::dense) {
+      EXPECT_GT(row.positions_read, 150);
+    } else {
+      EXPECT_LE(row.positions_read, 48);
+    }
+  }
+  for (size_t i = 0; i < 2; ++i) EXPECT_EQ(result->trials[i].code, result->trials[i + 2].code);
+}
+
+TEST_F(Needle, ABudgetThatHoldsEverythingAnswersAsDense) {
+  const EvalSetting setting(model_, sparse(512));
+  NeedleOptions wanted = options();
+  wanted.modes = {AttentionMode::dense, AttentionMode::sparse, AttentionMode::oracle};
+  const auto result = run_needle(setting, wanted);
+  ASSERT_TRUE(result);
+  for (size_t i = 0; i < 2; ++i) {
+    for (size_t mode = 1; mode < 3; ++mode) {
+      EXPECT_EQ(result->trials[i].answer, result->trials[2 * mode + i].answer);
+      EXPECT_EQ(result->trials[i].code_nll, result->trials[2 * mode + i].code_nll);
+    }
+  }
+}
+
+TEST_F(Needle, AskedAfterwardsWithoutForgettingIsTheSame) {
+  const EvalSetting setting(model_, sparse(48));
+  NeedleOptions wanted = options();
+  const auto in_prompt = run_needle(setting, wanted);
+  wanted.protocol = NeedleProtocol::after;
+  const auto after = run_needle(setting, wanted);
+  ASSERT_TRUE(in_prompt && after);
+  for (size_t i = 0; i < in_prompt->trials.size(); ++i)
+    EXPECT_NEAR(in_prompt->trials[i].code_nll, after->trials[i].code_nll, 1e-3);
+}
+
+TEST_F(Needle, RunsOnAFixedCache) {
+  SessionOptions fixed = sparse(48);
+  fixed.cache = CacheKind::fixed;
+  const EvalSetting setting(model_, fixed);
+  for (const NeedleProtocol protocol : {NeedleProtocol::in_prompt, NeedleProtocol::after}) {
+    NeedleOptions wanted = options();
+    wanted.protocol = protocol;
+    const auto result = run_needle(setting, wanted);
+    ASSERT_TRUE(result);
+    EXPECT_EQ(result->trials.size(), 6u);
+  }
+}
+
+TEST_F(Needle, CanBeCancelledAndRefusesNonsense) {
+  const EvalSetting setting(model_, sparse(48));
+  std::atomic<bool> cancel = false;
+  NeedleOptions wanted = options();
+  wanted.cancel = &cancel;
+  wanted.on_progress = [&](size_t done, size_t) { cancel = done == 2; };
+  EXPECT_FALSE(run_needle(setting, wanted));
+  wanted = options();
+  wanted.contexts = {600};
+  expect_error(ErrorKind::mismatch, {"600 tokens", "512"}, [&] { run_needle(setting, wanted); });
+  wanted = options();
+  wanted.modes.clear();
+  expect_error(ErrorKind::usage, {"0 modes"}, [&] { run_needle(setting, wanted); });
+  const EvalSetting dense(model_, {});
+  expect_error(ErrorKind::usage, {"mode sparse", "--indexer"}, [&] { run_needle(dense, options()); });
+  wanted = options();
+  wanted.modes = {AttentionMode::recent};
+  expect_error(ErrorKind::usage, {"mode recent", "--budget"}, [&] { run_needle(dense, wanted); });
+}
+
+}  // namespace
+}  // namespace keysieve
