@@ -84,7 +84,8 @@ LineReader::LineReader(std::string_view history) : impl_(std::make_unique<Impl>(
   // line is edited it is a key like any other.
   el_set(editor, EL_SIGNAL, 1);
   el_set(editor, EL_SETTY, "-d", "-isig", nullptr);
-  el_set(editor, EL_ADDFN, "keysieve-drop-line", "Drop the line", &Impl::drop_line);
+  // The wide form: the narrow one copies the names and never frees them.
+  el_wset(editor, EL_ADDFN, L"keysieve-drop-line", L"Drop the line", &Impl::drop_line);
   el_set(editor, EL_BIND, "^C", "keysieve-drop-line", nullptr);
   el_set(editor, EL_BIND, "^R", "em-inc-search-prev", nullptr);
   el_source(editor, nullptr);

@@ -12,7 +12,15 @@ using testing::Outcome;
 using testing::Program;
 using testing::run;
 
-class Chat : public testing::CliTest {};
+class Chat : public testing::CliTest {
+ protected:
+  // The prompt shows before the terminal is set to editing; control keys are safe to send a moment later.
+  static bool at_prompt(Program& program) {
+    const bool shown = program.wait_for("> ");
+    program.wait(std::chrono::milliseconds(300));
+    return shown;
+  }
+};
 class Demo : public testing::CliTest {};
 
 TEST_F(Chat, PipedEachLineIsATurn) {
@@ -49,13 +57,13 @@ TEST_F(Chat, OnATerminalCtrlCStopsTheAnswerNotTheChat) {
   Program program(on_tiny("chat", {"--ignore-eos", "-n", "1000000", "--context", "1000000"}),
                   Program::Streams::terminal);
   ASSERT_TRUE(program.wait_for("/help lists the commands"));
-  ASSERT_TRUE(program.wait_for("> "));
+  ASSERT_TRUE(at_prompt(program));
   program.write("Hello\r");
   const size_t before = program.seen();
   for (int i = 0; i < 200 && program.seen() < before + 60; ++i) program.wait(std::chrono::milliseconds(50));
   program.write("\x03");
   ASSERT_TRUE(program.wait_for("[stopped]"));
-  ASSERT_TRUE(program.wait_for("> "));
+  ASSERT_TRUE(at_prompt(program));
   program.write("/stats\r");
   EXPECT_TRUE(program.wait_for("decode"));
   program.write("/exit\r");
@@ -66,9 +74,9 @@ TEST_F(Chat, OnATerminalCtrlCStopsTheAnswerNotTheChat) {
 
 TEST_F(Chat, CtrlCAtThePromptDropsTheLine) {
   Program program(on_tiny("chat", {"-n", "2"}), Program::Streams::terminal);
-  ASSERT_TRUE(program.wait_for("> "));
+  ASSERT_TRUE(at_prompt(program));
   program.write("never asked\x03");
-  ASSERT_TRUE(program.wait_for("> "));
+  ASSERT_TRUE(at_prompt(program));
   program.write("/stats\r");
   EXPECT_TRUE(program.wait_for("nothing was answered yet"));
   program.write("/exit\r");
@@ -77,7 +85,7 @@ TEST_F(Chat, CtrlCAtThePromptDropsTheLine) {
 
 TEST_F(Chat, CtrlDEndsIt) {
   Program program(on_tiny("chat", {}), Program::Streams::terminal);
-  ASSERT_TRUE(program.wait_for("> "));
+  ASSERT_TRUE(at_prompt(program));
   program.write("\x04");
   EXPECT_EQ(program.finish(std::chrono::seconds(20)).status, 0);
 }
