@@ -1,0 +1,119 @@
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "core/json.h"
+#include "fixture.h"
+
+// The keys that scripts rely on, from the program itself.
+
+namespace keysieve {
+namespace {
+
+using testing::prose;
+
+class Program : public testing::EvalTest {
+ protected:
+  void SetUp() override {
+    const char* program = std::getenv("KEYSIEVE_PROGRAM");
+    if (program == nullptr || !std::filesystem::exists(program)) GTEST_SKIP() << "the program is not built";
+    program_ = program;
+    text_ = folder_.write("text.txt", prose(6000)).string();
+  }
+
+  struct Outcome {
+    int status;
+    std::string out;
+  };
+  // Standard output only; arguments hold no quotes.
+  Outcome run(const std::string& arguments) const {
+    const std::string line =
+        "'" + program_ + "' " + arguments + " --model '" + model_path_.string() + "' --threads 1 2>/dev/null";
+    std::FILE* pipe = popen(line.c_str(), "r");
+    Outcome outcome{-1, {}};
+    char buffer[4096];
+    for (size_t count; (count = std::fread(buffer, 1, sizeof(buffer), pipe)) > 0;)
+      outcome.out.append(buffer, count);
+    const int status = pclose(pipe);
+    outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return outcome;
+  }
+  Json json(const std::string& arguments) const {
+    const Outcome outcome = run(arguments + " --json");
+    EXPECT_EQ(outcome.status, 0) << outcome.out;
+    return parse_json(outcome.out, "standard output");
+  }
+  std::string indexed(const std::string& more) const {
+    return " --indexer '" + indexer_path_.string() + "' --budget 48 " + more;
+  }
+  static void expect_keys(const Json& object, const std::vector<std::string>& keys) {
+    for (const std::string& key : keys) EXPECT_TRUE(object.contains(key)) << key;
+  }
+
+  std::string program_;
+  std::string text_;
+};
+
+TEST_F(Program, CalibratesAnIndexerItThenUses) {
+  const std::string out = (folder_.path() / "made").string();
+  const Json report = json("calibrate --text '" + text_ +
+                           "' --windows 4 --window 300 --rank 4 --budget 80 --out '" + out + "'");
+  expect_keys(report, {"out", "model", "layers", "rank", "budget", "parameters", "tokens", "texts",
+                       "kept_energy_mean", "kept_energy_least", "seconds"});
+  EXPECT_EQ(report.at("tokens"), 1200);
+  const Json needle = json("eval needle --indexer '" + out + "' --haystack '" + text_ +
+                           "' --contexts 300 --trials 1 --modes dense,sparse");
+  EXPECT_EQ(needle.at("rows").at(1).at("budget"), 80);
+  EXPECT_EQ(run("calibrate --text '" + text_ + "' --window 9000 --out '" + out + "x'").status, 1);
+  EXPECT_EQ(
+      run("calibrate --text '" + text_ + "' --rank 99 --windows 1 --window 300 --out '" + out + "x'").status,
+      2);
+  EXPECT_EQ(run("calibrate --out '" + out + "x'").status, 2);
+}
+
+TEST_F(Program, Needle) {
+  const Json result =
+      json("eval needle" + indexed("--haystack '" + text_ + "' --contexts 300,400 --trials 2"));
+  ASSERT_EQ(result.at("rows").size(), 8u);
+  std::vector<std::string> modes;
+  for (const Json& row : result.at("rows")) {
+    expect_keys(row, {"context", "budget", "mode", "passed", "trials", "wilson95", "prefill_seconds",
+                      "peak_rss_bytes"});
+    EXPECT_EQ(row.at("wilson95").size(), 2u);
+    EXPECT_EQ(row.at("trials"), 2);
+    modes.push_back(row.at("mode"));
+  }
+  modes.resize(4);
+  EXPECT_THAT(modes, ::testing::ElementsAre("dense", "sparse", "oracle", "recent"));
+  EXPECT_EQ(run("eval needle" + indexed("--haystack '" + text_ + "' --contexts many")).status, 2);
+}
+
+TEST_F(Program, PerplexityAndAgreement) {
+  const std::string windows = "--text '" + text_ + "' --window 256 --windows 2 ";
+  const Json ppl = json("eval ppl" + indexed(windows + "--baselines oracle,recent,random"));
+  expect_keys(ppl,
+              {"perplexity_dense", "perplexity_sparse", "delta_percent", "delta_ci95_percent", "tokens"});
+  expect_keys(ppl.at("baselines"), {"oracle", "recent", "random"});
+  EXPECT_EQ(ppl.at("tokens"), 128);
+  const Json agreement = json("eval agreement" + indexed(windows));
+  expect_keys(agreement, {"top1_agreement", "kl_mean"});
+  EXPECT_EQ(agreement.at("tokens"), 128);
+  EXPECT_EQ(run("eval agreement --dense " + windows).status, 2);
+}
+
+TEST_F(Program, MemoryAndLatency) {
+  const Json memory = json("eval memory" + indexed("--contexts 1k,2048"));
+  ASSERT_EQ(memory.at("rows").size(), 2u);
+  for (const Json& row : memory.at("rows"))
+    expect_keys(row, {"context", "dense_kv_bytes", "sparse_kv_bytes", "saved_percent"});
+  EXPECT_EQ(json("eval memory --shape qwen3-8b --contexts 4096").at("rows").at(0).at("dense_kv_bytes"),
+            603979776);
+  const Json latency = json("eval latency" + indexed("--text '" + text_ + "' --contexts 300 --decode 4"));
+  ASSERT_EQ(latency.at("rows").size(), 2u);
+  for (const Json& row : latency.at("rows"))
+    expect_keys(row, {"context", "mode", "prefill_tokens_per_second", "decode_tokens_per_second"});
+}
+
+}  // namespace
+}  // namespace keysieve
