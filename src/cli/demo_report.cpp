@@ -24,6 +24,25 @@ double saved_percent(double dense, double sparse) { return dense > 0 ? 100 * (1 
 
 double ratio(double sparse, double dense) { return dense > 0 ? sparse / dense : 0; }
 
+std::string saved_line(const DemoAnswer& answer) {
+  const Statistics& dense = answer.dense.statistics;
+  const Statistics& sparse = answer.sparse.statistics;
+  const std::string tokens = human_count(answer.dense.prompt_tokens);
+  if (sparse.prefill.positions_read >= dense.prefill.positions_read) {
+    return fmt::format(
+        "\nSaved: nothing, the budget holds all {} tokens; a longer prompt shows the difference.\n", tokens);
+  }
+  return fmt::format(
+      "\nSaved at {} tokens: decode read {} of {} positions a query ({:.0f}% fewer), {} of keys and values "
+      "instead "
+      "of {}; prefill {} of {} ({:.0f}% fewer).\n",
+      tokens, positions(sparse.decode.positions_read), positions(dense.decode.positions_read),
+      saved_percent(dense.decode.positions_read, sparse.decode.positions_read),
+      human_bytes(sparse.decode.kv_bytes_read), human_bytes(dense.decode.kv_bytes_read),
+      positions(sparse.prefill.positions_read), positions(dense.prefill.positions_read),
+      saved_percent(dense.prefill.positions_read, sparse.prefill.positions_read));
+}
+
 std::string agreement_line(const DemoAnswer& answer) {
   if (answer.equal()) return "the answers are equal";
   return fmt::format("the answers share their first {} of {} tokens", answer.same_leading_tokens(),
@@ -77,16 +96,7 @@ std::string show_summary(const std::vector<DemoAnswer>& answers) {
   const DemoAnswer& big = longest(answers);
   const Statistics& dense = big.dense.statistics;
   const Statistics& sparse = big.sparse.statistics;
-  std::string text = fmt::format(
-      "\nSaved at {} tokens: decode read {} of {} positions a query ({:.0f}% fewer), {} of keys and values "
-      "instead of "
-      "{}; prefill {} of {} ({:.0f}% fewer).\n",
-      human_count(big.dense.prompt_tokens), positions(sparse.decode.positions_read),
-      positions(dense.decode.positions_read),
-      saved_percent(dense.decode.positions_read, sparse.decode.positions_read),
-      human_bytes(sparse.decode.kv_bytes_read), human_bytes(dense.decode.kv_bytes_read),
-      positions(sparse.prefill.positions_read), positions(dense.prefill.positions_read),
-      saved_percent(dense.prefill.positions_read, sparse.prefill.positions_read));
+  std::string text = saved_line(big);
   text += fmt::format("Speed against dense: prefill {:.2f}x, decode {:.2f}x; KV kept {} against {}.\n",
                       ratio(sparse.prefill.tokens_per_second(), dense.prefill.tokens_per_second()),
                       ratio(sparse.decode.tokens_per_second(), dense.decode.tokens_per_second()),
