@@ -33,6 +33,8 @@ class CalibrateCommand final : public Command {
     add_count(app, "--windows", windows_, "pieces of text, spread over the files")->default_str("12");
     add_count(app, "--window", window_, "tokens of each piece")->default_str("4096");
     add_count(app, "--budget", budget_, "positions a query reads unless told otherwise")->default_str("512");
+    add_count(app, "--sinks", sinks_, "of these, always the first")->default_str("4");
+    add_count(app, "--recent", recent_, "of these, always the last")->default_str("16");
     output_.add(app, false);
   }
 
@@ -48,6 +50,8 @@ class CalibrateCommand final : public Command {
     job.command = command();
     job.options.rank = rank_;
     job.options.budget = budget_;
+    job.options.sinks = sinks_;
+    job.options.recent = recent_;
     const InterruptGuard interrupt;
     job.options.cancel = InterruptGuard::flag();
     Progress progress("calibrating");
@@ -71,8 +75,9 @@ class CalibrateCommand final : public Command {
     };
     std::string text = "keysieve calibrate --model " + name(model_.model) + " --text";
     for (const std::string& file : texts_) text += " " + name(file);
-    return text + fmt::format(" --windows {} --window {} --rank {} --budget {} --out {}", windows_, window_,
-                              rank_, budget_, name(out_));
+    return text +
+           fmt::format(" --windows {} --window {} --rank {} --budget {} --sinks {} --recent {} --out {}",
+                       windows_, window_, rank_, budget_, sinks_, recent_, name(out_));
   }
 
   void show(const CalibrationReport& report, double seconds) const {
@@ -108,6 +113,8 @@ class CalibrateCommand final : public Command {
   size_t windows_ = 12;
   size_t window_ = 4096;
   size_t budget_ = 512;
+  size_t sinks_ = 4;
+  size_t recent_ = 16;
   OutputArguments output_;
 };
 

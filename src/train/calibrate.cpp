@@ -112,6 +112,8 @@ std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
   check(config, windows, options);
   Calibration result;
   result.config = IndexerConfig::native_for(model->shape(), options.rank, options.budget);
+  result.config.sinks = options.sinks;
+  result.config.recent = options.recent;
   SelectionPolicy::from(result.config).validate();
   MomentCollector moments(config.layers, config.heads, config.kv_heads, config.head_dim, model->threads());
   if (!collect(model, windows, options, moments)) return std::nullopt;

@@ -167,7 +167,7 @@ TEST_F(CalibrateFiles, WritesAnIndexerThatLoadsAndSaysWhatItIs) {
   EXPECT_EQ(indexer.config().scope, SelectionScope::per_group);
   EXPECT_EQ(indexer.config().model, model->fingerprint_text());
   EXPECT_EQ(indexer.config().sinks, 4u);
-  EXPECT_EQ(indexer.config().recent, 64u);
+  EXPECT_EQ(indexer.config().recent, 16u);
   EXPECT_EQ(indexer.config().budget, 100u);
   EXPECT_FALSE(indexer.config().map_per_head);
   const Json calibration = parse_json(out("run_config.json"), "run_config.json").at("calibration");
@@ -213,8 +213,8 @@ TEST_F(CalibrateFiles, RefusesWhatCannotWork) {
          });
   refuse(ErrorKind::usage, {"rank", "9", "1 to 8"}, [](CalibrationJob& job) { job.options.rank = 9; });
   refuse(ErrorKind::usage, {"rank", "0"}, [](CalibrationJob& job) { job.options.rank = 0; });
-  refuse(ErrorKind::usage, {"budget", "67", "sinks 4 + recent 64"},
-         [](CalibrationJob& job) { job.options.budget = 67; });
+  refuse(ErrorKind::usage, {"budget", "19", "sinks 4 + recent 16"},
+         [](CalibrationJob& job) { job.options.budget = 19; });
   refuse(ErrorKind::mismatch, {"64 tokens at most", "--window"},
          [](CalibrationJob& job) { job.window = 64; });
   refuse(ErrorKind::mismatch, {"513 tokens", "at most 512"}, [](CalibrationJob& job) {
