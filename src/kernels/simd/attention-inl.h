@@ -11,36 +11,31 @@
 #include "kernels/simd/small_gemm-inl.h"
 #include "kernels/simd/vectors-inl.h"
 
-// Prefill attention. A block of neighbouring queries and all query heads of one KV head share the keys they
-// read: dense, everything up to the last query; sparse, the UNION of the block's selections, gathered once.
-// The rows are taken 64 at a time into a contiguous fp32 tile (keys transposed), scored, masked per query,
-// and folded into a running softmax (FlashAttention's online form, arXiv 2205.14135).
+// Dense prefill attention. A block of neighbouring queries and all query heads of one KV head share the keys
+// they read. The rows are taken 64 at a time into a contiguous fp32 tile (keys transposed), scored, masked by
+// causality, and folded into a running softmax (FlashAttention's online form, arXiv 2205.14135).
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
-inline constexpr size_t kTileKeys = 64;  // 64 keys and values of head 64 in fp32: 32 KB, an L1 cache
-inline constexpr size_t kDenseBlockQueries =
-    32;  // the tile is built once per block: 96 rows share it at 3 heads
-inline constexpr size_t kSparseBlockQueries = 16;  // one mask bit each; the union grows with the block
+inline constexpr size_t kTileKeys = 64;      // 64 keys and values of head 64 in fp32: 32 KB, an L1 cache
+inline constexpr size_t kBlockQueries = 32;  // the tile is built once per block: 96 rows share it at 3 heads
 
 // The memory one worker needs for a block of `rows` = queries x heads per KV head.
 struct AttentionTile {
-  float* q;         // [rows, head_dim], scaled
-  float* keys;      // [padded_dim, kTileKeys]
-  float* values;    // [kTileKeys, padded_dim]
-  float* scores;    // [rows, kTileKeys]
-  float* out;       // [rows, padded_dim]
-  float* top;       // [rows] running maximum
-  float* total;     // [rows] running sum
-  float* staging;   // [kTileKeys, padded_dim] keys before transposition
-  uint32_t* slots;  // [kTileKeys]
-  uint32_t* masks;  // [kTileKeys], sparse: bit i says query i reads the slot
+  float* q;        // [rows, head_dim], scaled
+  float* keys;     // [padded_dim, kTileKeys]
+  float* values;   // [kTileKeys, padded_dim]
+  float* scores;   // [rows, kTileKeys]
+  float* out;      // [rows, padded_dim]
+  float* top;      // [rows] running maximum
+  float* total;    // [rows] running sum
+  float* staging;  // [kTileKeys, padded_dim] keys before transposition
   size_t rows;
   size_t padded_dim;  // head_dim rounded up to whole vectors
 };
 
 inline size_t tile_floats(size_t rows, size_t padded_dim) {
-  return 2 * rows * padded_dim + 3 * padded_dim * kTileKeys + rows * kTileKeys + 2 * rows + 2 * kTileKeys +
+  return 2 * rows * padded_dim + 3 * padded_dim * kTileKeys + rows * kTileKeys + 2 * rows +
          10 * kAlignment / sizeof(float);
 }
 
@@ -62,8 +57,6 @@ inline AttentionTile carve_tile(std::byte* memory, size_t rows, size_t head_dim)
   tile.out = take(rows * tile.padded_dim);
   tile.top = take(rows);
   tile.total = take(rows);
-  tile.slots = reinterpret_cast<uint32_t*>(take(kTileKeys));
-  tile.masks = reinterpret_cast<uint32_t*>(take(kTileKeys));
   return tile;
 }
 
@@ -114,13 +107,14 @@ inline void transpose_keys(float* out, const float* in, size_t columns) {
   }
 }
 
-// Fills the tile with the rows of tile.slots [count]; missing rows become zeros (masked later).
+// Fills the tile with the rows first .. first + count - 1; missing rows become zeros (masked later).
 template <KvType kType>
-inline void gather_tile(const AttentionTile& tile, const KvView& kv, size_t kv_head, size_t count) {
+inline void load_tile(const AttentionTile& tile, const KvView& kv, size_t kv_head, size_t first,
+                      size_t count) {
   for (size_t j = 0; j < count; ++j) {
-    widen_row<kType>(tile.staging + j * tile.padded_dim, kv.key_row(kv_head, tile.slots[j]), kv.head_dim,
+    widen_row<kType>(tile.staging + j * tile.padded_dim, kv.key_row(kv_head, first + j), kv.head_dim,
                      tile.padded_dim);
-    widen_row<kType>(tile.values + j * tile.padded_dim, kv.value_row(kv_head, tile.slots[j]), kv.head_dim,
+    widen_row<kType>(tile.values + j * tile.padded_dim, kv.value_row(kv_head, first + j), kv.head_dim,
                      tile.padded_dim);
   }
   std::fill(tile.staging + count * tile.padded_dim, tile.staging + kTileKeys * tile.padded_dim, 0.0f);
@@ -161,7 +155,7 @@ HWY_INLINE void softmax_row(const AttentionTile& tile, size_t row, const hn::Mas
   tile.total[row] += hn::GetLane(hn::SumOfLanes(F32(), sum));
 }
 
-// Scores, masks and folds in one gathered tile. visible(query, vector) gives the mask of kLanes keys.
+// Scores, masks and folds in one loaded tile. visible(query, vector) gives the mask of kLanes keys.
 template <class Visible>
 inline void fold_tile(const AttentionTile& tile, size_t heads_per_group, const Visible& visible) {
   constexpr size_t kVectors = kTileKeys / kLanes;
@@ -222,8 +216,7 @@ inline void dense_block(const AttentionArgs& args, size_t first_query, size_t qu
   const auto lane = hn::Iota(I32(), 0);
   for (size_t base = 0; base < end; base += kTileKeys) {
     const size_t count = std::min(kTileKeys, end - base);
-    for (size_t j = 0; j < count; ++j) tile.slots[j] = static_cast<uint32_t>(base + j);
-    gather_tile<kType>(tile, args.kv, kv_head, count);
+    load_tile<kType>(tile, args.kv, kv_head, base, count);
     fold_tile(tile, heads_per_group, [&](size_t query, size_t vector) HWY_ATTR {
       const auto last =
           static_cast<int32_t>(visible_first + query) - static_cast<int32_t>(base + vector * kLanes);
@@ -233,76 +226,15 @@ inline void dense_block(const AttentionArgs& args, size_t first_query, size_t qu
   end_block(tile, args, first_query, kv_head);
 }
 
-// Marks which of the block's queries read each slot: marks [capacity] of one bit per query, zero on entry and
-// exit of sparse_block. Returns one past the highest slot.
-inline size_t mark_union(uint16_t* marks, const SelectionView& selection, size_t first_query, size_t queries,
-                         size_t group) {
-  size_t end = 0;
-  for (size_t q = 0; q < queries; ++q) {
-    const uint32_t* slots = selection.row(first_query + q, group);
-    const size_t count = selection.count(first_query + q, group);
-    for (size_t j = 0; j < count; ++j) marks[slots[j]] = static_cast<uint16_t>(marks[slots[j]] | 1u << q);
-    if (count > 0) end = std::max<size_t>(end, slots[count - 1] + 1);
-  }
-  return end;
-}
-
 template <KvType kType>
-inline void sparse_block(const AttentionArgs& args, size_t first_query, size_t queries, size_t kv_head,
-                         KernelScratch& scratch, int worker) {
-  const size_t heads_per_group = args.heads / args.kv.kv_heads;
-  const size_t rows = queries * heads_per_group;
-  const size_t padded_dim = (args.kv.head_dim + kLanes - 1) / kLanes * kLanes;
-  const size_t tile_bytes = tile_floats(rows, padded_dim) * sizeof(float);
-  const size_t mark_count = (args.kv.capacity + 63) / 64 * 64;
-  std::byte* memory = worker_scratch(scratch, worker, tile_bytes + mark_count * sizeof(uint16_t));
-  const AttentionTile tile = carve_tile(memory, rows, args.kv.head_dim);
-  auto* marks = reinterpret_cast<uint16_t*>(memory + tile_bytes);
-  std::memset(marks, 0, mark_count * sizeof(uint16_t));
-  begin_block(tile, args, first_query, kv_head);
-  const size_t group = args.selection->groups == 1 ? 0 : kv_head;
-  const size_t end = mark_union(marks, *args.selection, first_query, queries, group);
-
-  size_t count = 0;
-  const auto fold = [&]() HWY_ATTR {
-    gather_tile<kType>(tile, args.kv, kv_head, count);
-    std::fill(tile.masks + count, tile.masks + kTileKeys, 0u);
-    fold_tile(tile, heads_per_group, [&](size_t query, size_t vector) HWY_ATTR {
-      const auto mask = hn::LoadU(U32(), tile.masks + vector * kLanes);
-      const auto bit = hn::Set(U32(), 1u << query);
-      return hn::RebindMask(F32(), hn::TestBit(mask, bit));
-    });
-    count = 0;
-  };
-  for (size_t base = 0; base < end; base += 4) {
-    uint64_t four;  // four marks at a time: most of a long context is not in the union
-    std::memcpy(&four, marks + base, sizeof(four));
-    if (four == 0) continue;
-    for (size_t slot = base; slot < base + 4; ++slot) {
-      if (marks[slot] == 0) continue;
-      tile.slots[count] = static_cast<uint32_t>(slot);
-      tile.masks[count] = marks[slot];
-      if (++count == kTileKeys) fold();
-    }
-  }
-  if (count > 0) fold();
-  end_block(tile, args, first_query, kv_head);
-}
-
-template <KvType kType>
-inline void prefill_attention(const AttentionArgs& args, KernelScratch& scratch, const Threads& threads) {
-  const size_t block = args.selection != nullptr ? kSparseBlockQueries : kDenseBlockQueries;
-  const size_t blocks = (args.queries + block - 1) / block;
+inline void dense_prefill_attention(const AttentionArgs& args, KernelScratch& scratch,
+                                    const Threads& threads) {
+  const size_t blocks = (args.queries + kBlockQueries - 1) / kBlockQueries;
   threads.run(blocks * args.kv.kv_heads, [&](size_t task, int worker) HWY_ATTR {
-    // Last blocks first: in dense attention they are the longest.
-    const size_t first = (blocks - 1 - task / args.kv.kv_heads) * block;
-    const size_t queries = std::min(block, args.queries - first);
-    const size_t kv_head = task % args.kv.kv_heads;
-    if (args.selection != nullptr) {
-      sparse_block<kType>(args, first, queries, kv_head, scratch, worker);
-    } else {
-      dense_block<kType>(args, first, queries, kv_head, scratch, worker);
-    }
+    // Last blocks first: they are the longest.
+    const size_t first = (blocks - 1 - task / args.kv.kv_heads) * kBlockQueries;
+    const size_t queries = std::min(kBlockQueries, args.queries - first);
+    dense_block<kType>(args, first, queries, task % args.kv.kv_heads, scratch, worker);
   });
 }
 

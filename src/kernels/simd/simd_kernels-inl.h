@@ -99,9 +99,12 @@ class SimdKernels : public Kernels {
     if (args.queries <= kFewQueries) {
       args.kv.type == KvType::f32 ? decode_attention<KvType::f32>(args, scratch, threads)
                                   : decode_attention<KvType::f16>(args, scratch, threads);
+    } else if (args.selection != nullptr) {
+      args.kv.type == KvType::f32 ? sparse_prefill_attention<KvType::f32>(args, scratch, threads)
+                                  : sparse_prefill_attention<KvType::f16>(args, scratch, threads);
     } else {
-      args.kv.type == KvType::f32 ? prefill_attention<KvType::f32>(args, scratch, threads)
-                                  : prefill_attention<KvType::f16>(args, scratch, threads);
+      args.kv.type == KvType::f32 ? dense_prefill_attention<KvType::f32>(args, scratch, threads)
+                                  : dense_prefill_attention<KvType::f16>(args, scratch, threads);
     }
   }
 

@@ -79,25 +79,21 @@ HWY_INLINE VF exp_of(VF x) {
   return hn::Mul(p, hn::BitCast(F32(), power));
 }
 
-// Sums over the lanes of kLanes vectors at once: lane i of the result is the sum of v[i]. 3 operations a sum
-// instead of the 8 to 10 of one horizontal sum each.
-HWY_INLINE VF sums_of(const VF* v) {
-#if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
-  VF quads[4];
-#else
-  VF quads[2];
-#endif
+// Horizontal sums of kLanes vectors at once, 3 operations each instead of 8 to 10, in two stages so that no
+// more than 4 vectors need be held: quad_of four vectors holds, in each 128-bit block, partial sums of the
+// four; sum_of_quads adds over the blocks of kLanes / 4 such quads, lane i of the result being the sum of
+// vector i.
+HWY_INLINE VF quad_of(const VF* v) {
   const hn::Repartition<double, F32> pairs;
-  for (size_t i = 0; i < kLanes / 4; ++i) {
-    const VF* w = v + 4 * i;
-    const VF ab = hn::Add(hn::InterleaveLower(F32(), w[0], w[1]), hn::InterleaveUpper(F32(), w[0], w[1]));
-    const VF cd = hn::Add(hn::InterleaveLower(F32(), w[2], w[3]), hn::InterleaveUpper(F32(), w[2], w[3]));
-    const auto ab2 = hn::BitCast(pairs, ab);
-    const auto cd2 = hn::BitCast(pairs, cd);
-    quads[i] = hn::Add(hn::BitCast(F32(), hn::InterleaveLower(pairs, ab2, cd2)),
-                       hn::BitCast(F32(), hn::InterleaveUpper(pairs, ab2, cd2)));
-  }
-  // quads[i] holds, in each 128-bit block, partial sums of vectors 4i .. 4i+3; now add over the blocks.
+  const VF ab = hn::Add(hn::InterleaveLower(F32(), v[0], v[1]), hn::InterleaveUpper(F32(), v[0], v[1]));
+  const VF cd = hn::Add(hn::InterleaveLower(F32(), v[2], v[3]), hn::InterleaveUpper(F32(), v[2], v[3]));
+  const auto ab2 = hn::BitCast(pairs, ab);
+  const auto cd2 = hn::BitCast(pairs, cd);
+  return hn::Add(hn::BitCast(F32(), hn::InterleaveLower(pairs, ab2, cd2)),
+                 hn::BitCast(F32(), hn::InterleaveUpper(pairs, ab2, cd2)));
+}
+
+HWY_INLINE VF sum_of_quads(const VF* quads) {
 #if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
   const auto add_blocks = [](VF a, VF b) HWY_ATTR {
     return VF{
