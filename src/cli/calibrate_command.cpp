@@ -21,10 +21,12 @@ class CalibrateCommand final : public Command {
   void add_options(CLI::App& app) override {
     app.footer(kExamples);
     model_.add(app);
+    // Calibration keeps keys and values as the model does by default: rounding them changes no moment.
+    app.remove_option(app.get_option("--kv"));
     app.add_option("--text", texts_,
                    "texts like those the model will read; several files are better than one")
         ->required()
-        ->type_name("FILE...");
+        ->type_name("FILE");
     app.add_option("--out,-o", out_, "the folder to write: indexer.safetensors and run_config.json")
         ->required()
         ->type_name("DIR");

@@ -69,7 +69,7 @@ SessionOptions EvalArguments::session_options(const LanguageModel& language_mode
 
 void TextArguments::add_text(CLI::App& app) {
   app.add_option("--text", files, "plain texts; without it, the demo's document of about 4,000 tokens")
-      ->type_name("FILE...");
+      ->type_name("FILE");
 }
 
 void TextArguments::add(CLI::App& app) {

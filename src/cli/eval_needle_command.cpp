@@ -24,7 +24,7 @@ class EvalNeedleCommand final : public Command {
              "tokens of prompt and answer together; without it 4096, or 2048 without --haystack");
     add_count(app, "--trials", trials_, "for each context and mode")->default_str("20");
     app.add_option("--haystack", haystacks_, "plain texts, used in turn; without it, the demo's document")
-        ->type_name("FILE...");
+        ->type_name("FILE");
     add_list(app, "--modes", modes_, "dense, sparse, oracle, recent, random")
         ->default_str("dense,sparse,oracle,recent");
     app.add_option("--protocol", protocol_,

@@ -71,7 +71,8 @@ size_t MomentCollector::queries() const { return query_rows_.empty() ? 0 : query
 size_t MomentCollector::keys() const { return key_rows_.empty() ? 0 : key_rows_.front(); }
 
 Eigen::MatrixXd MomentCollector::query_moment(size_t layer, size_t group) const {
-  const auto count = static_cast<double>(query_rows_[layer] * (heads_ / kv_heads_));
+  const size_t per_group = heads_ / kv_heads_;
+  const auto count = static_cast<double>(query_rows_[layer] * per_group);
   return both_triangles(groups_[layer * kv_heads_ + group].queries) / std::max(count, 1.0);
 }
 
