@@ -223,7 +223,8 @@ TEST(LearnedSelector, SumsSoftmaxesPerGroupAndShared) {
         const auto expected =
             run.expected(NativeRun::kTokens - 1, groups == 1 ? 0 : g, groups == 1 ? 2 : g + 1);
         for (size_t s = 0; s < expected.size(); ++s) {
-          ASSERT_NEAR(scores[g * NativeRun::kTokens + s], expected[s], 1e-5);
+          // The kernels' exponential is within 7.5e-5 of the exact one, relative; its sum too.
+          ASSERT_NEAR(scores[g * NativeRun::kTokens + s], expected[s], 2e-4 * expected[s] + 1e-6);
         }
       }
       SelectionBuffer buffer;
