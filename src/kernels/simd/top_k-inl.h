@@ -12,8 +12,8 @@
 #include "kernels/simd/vectors-inl.h"
 
 // The k best of a row of scores, without a data-dependent branch in any inner loop: scores are as good as
-// random to a branch predictor, and quickselect spends 20 of its 25 microseconds (4,000 scores) on
-// mispredictions.
+// random to a branch predictor, and quickselect took 27 microseconds for 188 of 4,028 fresh scores where a
+// row it had just seen took 1.2.
 //   1. A sample of every 16th score gives a floor a little under the k-th best.
 //   2. One pass keeps the scores above the floor: about k + 3 sqrt(16 k) of them.
 //   3. The k-th best of those is found bit by bit, counting with whole vectors.
