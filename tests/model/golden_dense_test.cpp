@@ -16,6 +16,9 @@ struct GoldenModel {
   const char* logits;  // likewise
   const char* ids;
   bool quantized;
+
+  // Without it GoogleTest names a test after the struct's bytes: addresses that change from build to build.
+  friend void PrintTo(const GoldenModel& model, std::ostream* out) { *out << model.path; }
 };
 
 // clang-format off

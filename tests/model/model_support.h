@@ -112,7 +112,9 @@ inline std::map<std::string, std::vector<float>> read_npz(const std::filesystem:
     const size_t local = number(entry + 42, 4);
     EXPECT_EQ(number(entry + 10, 2), 0u) << name << " is compressed";
     const size_t data = local + 30 + number(local + 26, 2) + number(local + 28, 2);
-    const std::filesystem::path member = ::testing::TempDir() + "/npz_member_" + name;
+    // The process's number keeps apart the tests that run at the same time.
+    const std::filesystem::path member =
+        ::testing::TempDir() + "/npz_" + std::to_string(::getpid()) + "_" + name;
     std::ofstream(member, std::ios::binary) << bytes.substr(data, size);
     arrays[name.substr(0, name.size() - 4)] = NpyFile(member).floats();
     std::filesystem::remove(member);
