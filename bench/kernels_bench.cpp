@@ -114,23 +114,24 @@ void attention(benchmark::State& state, const Family& kernels) {
       benchmark::Counter(static_cast<double>(queries), benchmark::Counter::kIsIterationInvariantRate);
 }
 
-// One query's scores for one KV group: 3 heads of rank 32, int8 keys, softmax each (the native shape).
-void index_scores(benchmark::State& state, const Family& kernels) {
+// One query's scores for one KV group: 3 heads of rank 32, softmax each (the native shape).
+void index_scores(benchmark::State& state, const Family& kernels, IndexKeyType type) {
   const auto count = static_cast<size_t>(state.range(0));
   constexpr size_t kHeads = 3, kDim = 32;
   const Threads threads(1);
   KernelScratch scratch(threads);
-  std::vector<std::byte> keys(index_key_bytes(IndexKeyType::i8, kDim, count));
-  std::vector<float> scales((count + 15) / 16 * 16), scores(scales.size());
+  const size_t slots = (count + 15) / 16 * 16;
+  std::vector<std::byte> keys(index_key_bytes(type, kDim, count)), scales(slots * index_scale_bytes(type));
+  std::vector<float> scores(slots);
   const std::vector<float> source = noise(count * kDim, 5), q = noise(kHeads * kDim, 6);
   for (size_t s = 0; s < count; ++s)
-    store_index_key(keys.data(), scales.data(), IndexKeyType::i8, kDim, s, &source[s * kDim]);
+    store_index_key(keys.data(), scales.data(), type, kDim, s, &source[s * kDim]);
   IndexScoreArgs args{};
   args.scores = scores.data();
   args.q = q.data();
   args.heads = kHeads;
   args.count = count;
-  args.keys = {keys.data(), scales.data(), IndexKeyType::i8, kDim};
+  args.keys = {keys.data(), scales.data(), type, kDim};
   args.combine = IndexCombine::softmax_sum;
   for (auto _ : state) {
     kernels->index_scores(args, scratch, 0);
@@ -183,11 +184,13 @@ void register_family(const Family& kernels) {
       ->Args({256, 8000, 512})
       ->Args({1, 4096, 0})
       ->Args({1, 8000, 512});
-  benchmark::RegisterBenchmark((prefix + "index_scores").c_str(),
-                               [=](benchmark::State& s) { index_scores(s, kernels); })
-      ->Arg(1024)
-      ->Arg(8000)
-      ->Arg(30000);
+  for (const auto& [name, type] : {std::pair{"i8", IndexKeyType::i8}, std::pair{"i4", IndexKeyType::i4}}) {
+    benchmark::RegisterBenchmark((prefix + "index_scores/" + name).c_str(),
+                                 [=](benchmark::State& s) { index_scores(s, kernels, type); })
+        ->Arg(1024)
+        ->Arg(8000)
+        ->Arg(30000);
+  }
   benchmark::RegisterBenchmark((prefix + "top_k").c_str(), [=](benchmark::State& s) { top_k(s, kernels); })
       ->Arg(1024)
       ->Arg(8000)

@@ -21,7 +21,7 @@ LayerStore::LayerStore(const CacheShape& shape, size_t capacity)
   // Each head starts on a cache line: its blocks are whole lines of 64 bytes, its scales are padded to one.
   const size_t padded = (capacity + kIndexBlock - 1) / kIndexBlock * kIndexBlock;
   index_scales_at_ = index_key_bytes(shape.index_type, shape.index_dim, capacity);
-  index_stride_ = index_scales_at_ + (shape.index_type == IndexKeyType::i8 ? padded * sizeof(float) : 0);
+  index_stride_ = index_scales_at_ + (padded * index_scale_bytes(shape.index_type) + 63) / 64 * 64;
   index_ = ReservedMemory(product(shape.index_heads, index_stride_));
   for (size_t head = 0; head < shape.index_heads; ++head) {
     index_views_.push_back({index_data(head), index_scales(head), shape.index_type, shape.index_dim});
@@ -39,10 +39,7 @@ std::byte* LayerStore::value_row(size_t kv_head, size_t slot) {
   return values_.data() + (kv_head * capacity_ + slot) * row_bytes_;
 }
 std::byte* LayerStore::index_data(size_t head) { return index_.data() + head * index_stride_; }
-float* LayerStore::index_scales(size_t head) {
-  return shape_.index_type == IndexKeyType::i8 ? reinterpret_cast<float*>(index_data(head) + index_scales_at_)
-                                               : nullptr;
-}
+std::byte* LayerStore::index_scales(size_t head) { return index_data(head) + index_scales_at_; }
 
 void LayerStore::write(const Kernels& kernels, size_t first, const KvRows& rows) {
   const size_t dim = shape_.head_dim;
@@ -83,9 +80,8 @@ void LayerStore::copy_prefix(const LayerStore& other, size_t slots) {
   for (size_t head = 0; head < shape_.index_heads; ++head) {
     const std::byte* from = other.index_.data() + head * other.index_stride_;
     std::memcpy(index_data(head), from, index_key_bytes(shape_.index_type, shape_.index_dim, slots));
-    if (float* scales = index_scales(head)) {
-      std::memcpy(scales, from + other.index_scales_at_, slots * sizeof(float));
-    }
+    std::memcpy(index_scales(head), from + other.index_scales_at_,
+                slots * index_scale_bytes(shape_.index_type));
   }
   written_ = std::max(written_, slots);
 }
@@ -93,9 +89,8 @@ void LayerStore::copy_prefix(const LayerStore& other, size_t slots) {
 uint64_t LayerStore::kv_bytes() const { return uint64_t{2} * shape_.kv_heads * written_ * row_bytes_; }
 
 uint64_t LayerStore::index_bytes() const {
-  const size_t scale = shape_.index_type == IndexKeyType::i8 ? sizeof(float) : 0;
-  return shape_.index_heads *
-         (index_key_bytes(shape_.index_type, shape_.index_dim, written_) + written_ * scale);
+  return shape_.index_heads * (index_key_bytes(shape_.index_type, shape_.index_dim, written_) +
+                               written_ * index_scale_bytes(shape_.index_type));
 }
 
 }  // namespace keysieve

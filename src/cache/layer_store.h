@@ -39,7 +39,7 @@ class LayerStore {
   std::byte* key_row(size_t kv_head, size_t slot);
   std::byte* value_row(size_t kv_head, size_t slot);
   std::byte* index_data(size_t head);
-  float* index_scales(size_t head);
+  std::byte* index_scales(size_t head);
 
   CacheShape shape_;
   size_t capacity_ = 0;

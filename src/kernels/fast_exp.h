@@ -39,30 +39,21 @@ inline float fast_exp(float x) {
   return p * std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
 }
 
-// e^x for x <= 0 as index scores use it, on all families alike: 2^t = 2^n * 2^r with t = x log2(e), n =
-// round(t) and a cubic for 2^r (minimax in relative error on |r| <= 1/2: 7.5e-5, against 4e-3 of a key
-// rounded to int8). 10 vector operations instead of the 17 of fast_exp. Below t = -126 the result is flushed
-// to about 2^-126.
+// e^x for x <= 0 as index scores use it, on all families alike: x log2(e) + 127 in fixed point IS the bit
+// pattern of about e^x (Schraudolph, "A fast, compact approximation of the exponential function", 1999):
+// exact at powers of two, between them a straight line, at most 6.2% above. Order within a head is untouched,
+// and 6% between heads is 0.06 in a score that a 4-bit key moves by more. 3 vector operations instead of 17.
 struct IndexExp {
-  static constexpr float kLowest = -126.0f;
-  static constexpr float kLog2E = 1.44269504088896341f;
-  static constexpr float kC0 = 0.999928068f;
-  static constexpr float kC1 = 0.693260991f;
-  static constexpr float kC2 = 0.242611213f;
-  static constexpr float kC3 = 0.055171684f;
+  static constexpr float kScale = 12102203.2f;   // log2(e) * 2^23
+  static constexpr float kBias = 1065353216.0f;  // 127 * 2^23: the bits of 1.0f
 };
 
-// `shift` is -max * IndexExp::kLog2E: the result is e^(score - max).
-inline float index_exp(float score, float shift) {
-  float t = std::fma(score, IndexExp::kLog2E, shift);
-  t = t < IndexExp::kLowest ? IndexExp::kLowest : t;
-  const float n = std::nearbyint(t);
-  const float r = t - n;
-  float p = std::fma(IndexExp::kC3, r, IndexExp::kC2);
-  p = std::fma(p, r, IndexExp::kC1);
-  p = std::fma(p, r, IndexExp::kC0);
-  // Adding n to the exponent field multiplies by 2^n; p is within 0.7 .. 1.42, so the field stays above 0.
-  return std::bit_cast<float>(std::bit_cast<int32_t>(p) + static_cast<int32_t>(n) * (1 << 23));
+// e^(unit * (raw - top)), where `factor` is unit * IndexExp::kScale and `shift` is index_exp_shift(top,
+// factor). Below e^-88 the result is 0, and so it is where raw is -inf or NaN.
+inline float index_exp_shift(float top, float factor) { return std::fma(-top, factor, IndexExp::kBias); }
+inline float index_exp(float raw, float factor, float shift) {
+  const float t = std::fma(raw, factor, shift);
+  return std::bit_cast<float>(static_cast<int32_t>(t > 0.0f ? t : 0.0f));
 }
 
 }  // namespace keysieve

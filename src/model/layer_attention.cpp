@@ -41,13 +41,13 @@ void append(Chunk& chunk, size_t layer) {
                               .tokens = chunk.tokens});
 }
 
-// Queries [first, first + count) of the chunk; selection null: each reads all slots up to its own.
-void attend(Chunk& chunk, size_t layer, size_t first, size_t count, size_t first_visible,
+// Queries [first, first + count) of the chunk over rows `kv`; selection null: each reads all slots up to its
+// own.
+void attend(Chunk& chunk, const KvView& kv, size_t first, size_t count, size_t first_visible,
             const SelectionView* selection) {
   if (count == 0) return;
   const ModelConfig& config = chunk.config();
   ForwardBuffers& b = chunk.state.buffers;
-  const KvView kv = chunk.state.cache->kv(layer);
   chunk.kernels().attention({.out = b.attention.data() + first * config.q_width(),
                              .q = b.q.data() + first * config.q_width(),
                              .queries = count,
@@ -76,9 +76,8 @@ void attend(Chunk& chunk, size_t layer, size_t first, size_t count, size_t first
 
 // Bytes of index keys that scoring `slots` slots reads.
 uint64_t index_bytes(const KeySelector::KeyShape& shape, uint64_t slots) {
-  const uint64_t key = padded_index_dim(shape.dim) * (shape.type == IndexKeyType::f32 ? 4 : 1) +
-                       (shape.type == IndexKeyType::i8 ? sizeof(float) : 0);
-  return slots * shape.heads * key;
+  return shape.heads *
+         (index_key_bytes(shape.type, shape.dim, slots) + slots * index_scale_bytes(shape.type));
 }
 
 // Queries with no more candidates than the budget read them all, without indexer work; the rest read what the
@@ -87,16 +86,22 @@ void attend_selected(Chunk& chunk, const LayerQuery& query) {
   SequenceState::Impl& state = chunk.state;
   KernelContext context = state.context();
   if (!state.selector->select(query, context, state.selection)) {
-    return attend(chunk, query.layer, 0, chunk.tokens, query.first_visible, nullptr);
+    return attend(chunk, query.kv, 0, chunk.tokens, query.first_visible, nullptr);
   }
   const size_t budget = state.selector->budget(query.layer);
   const size_t dense =
       budget > query.first_visible ? std::min(budget - query.first_visible, chunk.tokens) : 0;
-  attend(chunk, query.layer, 0, dense, query.first_visible, nullptr);
-  SelectionView view = state.selection.view();
-  view.slots += dense * view.groups * view.budget;
-  view.counts += dense * view.groups;
-  attend(chunk, query.layer, dense, chunk.tokens - dense, query.first_visible + dense, &view);
+  attend(chunk, query.kv, 0, dense, query.first_visible, nullptr);
+  SelectionBuffer& picked = state.selection;
+  const SelectionView view = picked.view();
+  for (size_t first = dense; first < chunk.tokens;) {
+    const SelectedRows rows{picked.row(first, 0), &picked.count(first, 0), chunk.tokens - first, view.groups,
+                            view.budget};
+    const StagedRows staged = state.cache->stage(query.layer, rows, context.threads);
+    const SelectionView part{rows.slots, rows.counts, view.groups, view.budget};
+    attend(chunk, staged.kv, first, staged.queries, query.first_visible + first, &part);
+    first += staged.queries;
+  }
   for (size_t i = dense; i < chunk.tokens; ++i) {
     state.work.index_bytes_read += index_bytes(state.index, query.candidates(i));
   }
@@ -119,7 +124,7 @@ void attend_after_drop(Chunk& chunk, const LayerQuery& query) {
   KvCache& cache = *chunk.state.cache;
   const size_t layer = query.layer;
   if (cache.over_budget(layer)) cache.keep_best(layer, score_slots(chunk, query, 1));
-  attend(chunk, layer, 0, 1, cache.size(layer) - 1, nullptr);
+  attend(chunk, cache.kv(layer), 0, 1, cache.size(layer) - 1, nullptr);
   if (chunk.options.recorder == nullptr) return;
   std::vector<std::vector<int32_t>> kept;
   for (size_t set = 0; set < cache.sets(); ++set) kept.push_back(cache.positions(layer, set));
@@ -165,7 +170,7 @@ void layer_attention(Chunk& chunk, size_t layer) {
   const LayerQuery query = query_of(chunk, layer);
   if (!state.selector || state.selector->budget(layer) == 0) {
     if (query.recorder != nullptr) query.recorder->record(query, nullptr);
-    return attend(chunk, layer, 0, chunk.tokens, query.first_visible, nullptr);
+    return attend(chunk, query.kv, 0, chunk.tokens, query.first_visible, nullptr);
   }
   if (chunk.options.taps && chunk.options.taps->scores) tap_scores(chunk, query);
 

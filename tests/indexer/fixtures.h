@@ -71,7 +71,7 @@ struct StoredKeys {
       : type(key_type),
         dim(key_dim),
         bytes(index_key_bytes(key_type, key_dim, slots)),
-        scales((slots + kIndexBlock - 1) / kIndexBlock * kIndexBlock) {}
+        scales((slots + kIndexBlock - 1) / kIndexBlock * kIndexBlock * index_scale_bytes(key_type)) {}
   void store(size_t slot, const float* key) {
     store_index_key(bytes.data(), scales.data(), type, dim, slot, key);
   }
@@ -80,7 +80,7 @@ struct StoredKeys {
   IndexKeyType type;
   size_t dim;
   AlignedArray<std::byte> bytes;
-  AlignedArray<float> scales;
+  AlignedArray<std::byte> scales;
 };
 
 // The kind of error `action` throws and its message; {} and an empty message if it throws none.

@@ -83,16 +83,24 @@ TEST(FastExp, IsCloseToTheLibrarys) {
 }
 
 TEST(IndexExp, IsWithinItsBound) {
-  for (const float top : {0.0f, 3.0f, -20.0f, 500.0f}) {
-    for (float x = -80.0f; x <= 0.0f; x += 0.0137f) {
-      const double exact = std::exp(static_cast<double>(x + top) - static_cast<double>(top));
-      const float shift = -(top * IndexExp::kLog2E);
-      // Beside the cubic's 7.5e-5, scores of 500 round by 3e-5 each and their product with log2(e) by 6e-5.
-      EXPECT_NEAR(static_cast<double>(index_exp(x + top, shift)) / exact, 1.0, top > 100 ? 3e-4 : 9e-5);
+  for (const float unit : {1.0f, 0.004f}) {
+    const float factor = unit * IndexExp::kScale;
+    for (const float top : {0.0f, 3.0f, -20.0f, 500.0f}) {
+      const float shift = index_exp_shift(top / unit, factor);
+      float before = 0.0f;
+      for (float x = -80.0f; x <= 0.0f; x += 0.0137f) {
+        const float value = index_exp((x + top) / unit, factor, shift);
+        const double ratio = static_cast<double>(value) / std::exp(static_cast<double>(x));
+        // Beside the straight line's own 6.2%, scores of 500 and their products round by up to 1e-4.
+        EXPECT_GE(ratio, 1.0 - 2e-4) << x;
+        EXPECT_LE(ratio, 1.0616 + 2e-4) << x;
+        EXPECT_GT(value, before);  // order within a head is kept
+        before = value;
+      }
     }
   }
-  EXPECT_LT(index_exp(-1e30f, 0.0f), 2e-38f);
-  EXPECT_GE(index_exp(-1e30f, 0.0f), 0.0f);
+  EXPECT_EQ(index_exp(-1e30f, IndexExp::kScale, index_exp_shift(0.0f, IndexExp::kScale)), 0.0f);
+  EXPECT_EQ(index_exp(NAN, IndexExp::kScale, 0.0f), 0.0f);
 }
 
 TEST(Registry, TheForcedFamilyIsTheOneThatRuns) {

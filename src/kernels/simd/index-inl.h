@@ -6,233 +6,223 @@
 #endif
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
+#include <type_traits>
 
-#include "kernels/index_query.h"
+#include "kernels/simd/index_dot-inl.h"
 #include "kernels/simd/vectors-inl.h"
 
-// Index scoring, bitwise equal to reference/reference_index.cpp.
+// Index scoring, bitwise equal to reference/reference_index.cpp. Up to 4 query heads go over the keys
+// together, three times: raw scores and their maxima, exponentials and their sums, the weighted sum of heads.
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
-inline constexpr size_t kBlockVectors = kIndexBlock / kLanes;
+inline constexpr size_t kHeadsAtOnce = 4;
 
-// One query head rounded to int8, ready to be broadcast four dimensions at a time.
-struct CodedQuery {
-  int8_t codes[kMaxIndexDim];  // padded with zeros to a multiple of 4
-  int32_t offset;              // -128 * sum of codes: undoes the +128 of stored keys
-  float scale;
+// The raw scores of some heads, on their way to one score a key.
+struct HeadRows {
+  float* scores;                // [heads, stride]
+  size_t stride;                // whole blocks
+  float largest[kHeadsAtOnce];  // of each row
+  float factor[kHeadsAtOnce];   // what a row is multiplied with in the end
 };
 
-inline void code_query(CodedQuery& query, const float* q, size_t dim) {
-  std::memset(query.codes + dim / 4 * 4, 0, 4);
-  query.scale = round_to_int8(query.codes, q, dim);
-  int32_t sum = 0;
-  for (size_t d = 0; d < dim; ++d) sum += query.codes[d];
-  query.offset = -128 * sum;
+template <IndexKeyType kType>
+HWY_INLINE VF load_scales(const std::byte* scales, size_t slot) {
+  if constexpr (kType == IndexKeyType::i8) {
+    return hn::LoadU(F32(), reinterpret_cast<const float*>(scales) + slot);
+  } else {
+    return load_bfloat16(reinterpret_cast<const BFloat16*>(scales) + slot);
+  }
 }
 
-HWY_INLINE int32_t four_codes(const int8_t* codes) {
-  int32_t four;
-  std::memcpy(&four, codes, 4);
-  return four;
+// Stores one vector of raw scores and keeps the largest. kTail: lanes from `valid` on are no keys and become
+// -inf, which no maximum and no sum sees.
+template <bool kTail>
+HWY_INLINE void store_raw(float* at, VF raw, size_t valid, VF& largest) {
+  if constexpr (kTail) raw = hn::IfThenElse(hn::FirstN(F32(), valid), raw, hn::Set(F32(), -INFINITY));
+  hn::StoreU(raw, F32(), at);
+  largest = hn::Max(largest, raw);
 }
 
-// Dot products of one coded query with the 16 keys of a block: int32, exact. dim4 = padded dim / 4.
-HWY_INLINE void dot_block_i8(VI* sums, const uint8_t* block, const CodedQuery& query, size_t dim4) {
-#if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
-  __m512i even = _mm512_set1_epi32(query.offset);
-  __m512i odd = _mm512_setzero_si512();
-  size_t d = 0;
-  for (; d + 2 <= dim4; d += 2) {
-    even = _mm512_dpbusd_epi32(even, _mm512_loadu_si512(block + d * 64),
-                               _mm512_set1_epi32(four_codes(query.codes + d * 4)));
-    odd = _mm512_dpbusd_epi32(odd, _mm512_loadu_si512(block + d * 64 + 64),
-                              _mm512_set1_epi32(four_codes(query.codes + d * 4 + 4)));
-  }
-  if (d < dim4) {
-    even = _mm512_dpbusd_epi32(even, _mm512_loadu_si512(block + d * 64),
-                               _mm512_set1_epi32(four_codes(query.codes + d * 4)));
-  }
-  sums[0] = VI{_mm512_add_epi32(even, odd)};
-#else
-  // maddubs wants one unsigned side: |q| times (key with q's sign), at most 2 * 127 * 128 = 32,512 a pair.
-  const __m256i sign_bit = _mm256_set1_epi8(static_cast<char>(0x80));
-  const __m256i ones = _mm256_set1_epi16(1);
-  __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-  for (size_t d = 0; d < dim4; ++d) {
-    const __m256i q = _mm256_set1_epi32(four_codes(query.codes + d * 4));
-    const __m256i magnitude = _mm256_abs_epi8(q);
-    for (int i = 0; i < 2; ++i) {
-      const __m256i stored = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + d * 64 + i * 32));
-      const __m256i key = _mm256_sign_epi8(_mm256_xor_si256(stored, sign_bit), q);
-      sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, key), ones));
+// Calls block(slot, tail) for whole blocks with a constant false, for a last part of one with true.
+template <class Block>
+HWY_INLINE void for_blocks(size_t count, const Block& block) {
+  size_t slot = 0;
+  for (; slot + kIndexBlock <= count; slot += kIndexBlock) block(slot, std::false_type());
+  if (slot < count) block(slot, std::true_type());
+}
+
+// How many of `left` keys fall on vector i of a block.
+HWY_INLINE size_t valid_lanes(size_t left, size_t i) {
+  return left > i * kLanes ? std::min(left - i * kLanes, kLanes) : 0;
+}
+
+// kSteps 0: as many steps of 4 dimensions as the keys have, else known when compiled.
+template <IndexKeyType kType, size_t kHeads, size_t kSteps>
+inline void raw_scores_coded(HeadRows& rows, const IndexKeyView& keys, const CodedQuery* queries,
+                             size_t count) {
+  const size_t steps = kSteps != 0 ? kSteps : padded_index_dim(kType, keys.dim) / 4;
+  const size_t key_bytes = index_key_bytes(kType, keys.dim, kIndexBlock) / kIndexBlock;
+  const auto* data = reinterpret_cast<const uint8_t*>(keys.data);
+  const std::byte* key_scales = keys.scales;
+  float* scores = rows.scores;
+  const size_t stride = rows.stride;
+  VF largest[kHeads];
+  std::fill(largest, largest + kHeads, hn::Set(F32(), -INFINITY));
+  for_blocks(count, [&](size_t slot, auto tail) HWY_ATTR {
+    const uint8_t* block = data + slot * key_bytes;
+    BlockDot<kType> dots[kHeads];
+    for (size_t h = 0; h < kHeads; ++h) dots[h].start(queries[h]);
+    for (size_t step = 0; step < steps; step += 2) {
+      const KeySteps pair = load_steps<kType>(block + step / 2 * kPairBytes<kType>, step + 1 == steps);
+      for (size_t h = 0; h < kHeads; ++h) dots[h].add(pair, queries[h], step);
     }
+    VF scales[kBlockVectors];
+    for (size_t i = 0; i < kBlockVectors; ++i) scales[i] = load_scales<kType>(key_scales, slot + i * kLanes);
+    for (size_t h = 0; h < kHeads; ++h) {
+      VI sums[kBlockVectors];
+      dots[h].finish(sums);
+      for (size_t i = 0; i < kBlockVectors; ++i) {
+        store_raw<tail.value>(scores + h * stride + slot + i * kLanes,
+                              hn::Mul(hn::ConvertTo(F32(), sums[i]), scales[i]), valid_lanes(count - slot, i),
+                              largest[h]);
+      }
+    }
+  });
+  for (size_t h = 0; h < kHeads; ++h) {
+    rows.largest[h] = hn::GetLane(hn::MaxOfLanes(F32(), largest[h]));
+    rows.factor[h] = queries[h].scale;
   }
-  sums[0] = VI{sum[0]};
-  sums[1] = VI{sum[1]};
+}
+
+template <size_t kHeads>
+inline void raw_scores_f32(HeadRows& rows, const IndexKeyView& keys, const float* q, size_t count) {
+  const size_t dim = keys.dim;
+  const size_t padded_dim = padded_index_dim(IndexKeyType::f32, dim);
+  const auto* data = reinterpret_cast<const float*>(keys.data);
+  VF largest[kHeads];
+  std::fill(largest, largest + kHeads, hn::Set(F32(), -INFINITY));
+  for_blocks(count, [&](size_t slot, auto tail) HWY_ATTR {
+    const float* block = data + slot * padded_dim;
+    VF sums[kHeads][kBlockVectors];
+    for (auto& head : sums) std::fill(head, head + kBlockVectors, hn::Zero(F32()));
+    for (size_t d = 0; d < dim; ++d) {
+      for (size_t i = 0; i < kBlockVectors; ++i) {
+        const VF key = hn::LoadU(F32(), block + d * kIndexBlock + i * kLanes);
+        for (size_t h = 0; h < kHeads; ++h) {
+          sums[h][i] = hn::MulAdd(hn::Set(F32(), q[h * dim + d]), key, sums[h][i]);
+        }
+      }
+    }
+    for (size_t h = 0; h < kHeads; ++h) {
+      for (size_t i = 0; i < kBlockVectors; ++i) {
+        store_raw<tail.value>(rows.scores + h * rows.stride + slot + i * kLanes, sums[h][i],
+                              valid_lanes(count - slot, i), largest[h]);
+      }
+    }
+  });
+  for (size_t h = 0; h < kHeads; ++h) {
+    rows.largest[h] = hn::GetLane(hn::MaxOfLanes(F32(), largest[h]));
+    rows.factor[h] = 1.0f;
+  }
+}
+
+template <IndexKeyType kType, size_t kHeads>
+inline void raw_scores_of(HeadRows& rows, const IndexKeyView& keys, const float* q, size_t count) {
+  if constexpr (kType == IndexKeyType::f32) {
+    raw_scores_f32<kHeads>(rows, keys, q, count);
+  } else {
+    CodedQuery queries[kHeads];  // 4 KB of stack
+    for (size_t h = 0; h < kHeads; ++h) code_query<kType>(queries[h], q + h * keys.dim, keys.dim);
+    if (keys.dim == 32) return raw_scores_coded<kType, kHeads, 8>(rows, keys, queries, count);
+    raw_scores_coded<kType, kHeads, 0>(rows, keys, queries, count);
+  }
+}
+
+// A float in the range of int32 to its whole part. Highway's own conversion spends 2 more operations on
+// values out of range.
+HWY_INLINE VI whole_part(VF v) {
+#if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
+  return VI{_mm512_cvttps_epi32(v.raw)};
+#elif HWY_ARCH_X86
+  return VI{_mm256_cvttps_epi32(v.raw)};
+#else
+  return hn::ConvertTo(I32(), v);
 #endif
 }
 
-// out [heads, stride]: q[h] . key[s] for whole blocks of slots.
-inline void dot_heads_i8(float* out, size_t stride, const IndexScoreArgs& args) {
-  const size_t dim4 = padded_index_dim(args.keys.dim) / 4;
-  const size_t block_bytes = dim4 * 64;
-  const size_t blocks = (args.count + kIndexBlock - 1) / kIndexBlock;
-  const auto* data = reinterpret_cast<const uint8_t*>(args.keys.data);
-  constexpr size_t kHeads = 4;  // queries coded at a time: 4 KB of stack
-  for (size_t first = 0; first < args.heads; first += kHeads) {
-    const size_t heads = std::min(kHeads, args.heads - first);
-    CodedQuery queries[kHeads];
-    for (size_t h = 0; h < heads; ++h)
-      code_query(queries[h], args.q + (first + h) * args.keys.dim, args.keys.dim);
-    for (size_t b = 0; b < blocks; ++b) {
-      VF key_scale[kBlockVectors];
-      for (size_t i = 0; i < kBlockVectors; ++i) {
-        key_scale[i] = hn::LoadU(F32(), args.keys.scales + b * kIndexBlock + i * kLanes);
-      }
-      for (size_t h = 0; h < heads; ++h) {
-        VI sums[kBlockVectors];
-        dot_block_i8(sums, data + b * block_bytes, queries[h], dim4);
-        for (size_t i = 0; i < kBlockVectors; ++i) {
-          const VF score =
-              hn::Mul(hn::Mul(hn::ConvertTo(F32(), sums[i]), key_scale[i]), hn::Set(F32(), queries[h].scale));
-          hn::StoreU(score, F32(), out + (first + h) * stride + b * kIndexBlock + i * kLanes);
-        }
-      }
-    }
-  }
-}
-
-inline void dot_heads_f32(float* out, size_t stride, const IndexScoreArgs& args) {
-  const size_t dim = args.keys.dim;
-  const size_t block_values = padded_index_dim(dim) * kIndexBlock;
-  const size_t blocks = (args.count + kIndexBlock - 1) / kIndexBlock;
-  constexpr size_t kHeads = 8 / kBlockVectors;  // chains of multiply-adds at a time
-  for (size_t b = 0; b < blocks; ++b) {
-    const float* block = reinterpret_cast<const float*>(args.keys.data) + b * block_values;
-    for (size_t first = 0; first < args.heads; first += kHeads) {
-      const size_t heads = std::min(kHeads, args.heads - first);
-      VF sums[kHeads][kBlockVectors];
-      for (auto& head : sums) std::fill(head, head + kBlockVectors, hn::Zero(F32()));
-      for (size_t d = 0; d < dim; ++d) {
-        for (size_t i = 0; i < kBlockVectors; ++i) {
-          const VF key = hn::LoadU(F32(), block + d * kIndexBlock + i * kLanes);
-          for (size_t h = 0; h < heads; ++h) {
-            sums[h][i] = hn::MulAdd(hn::Set(F32(), args.q[(first + h) * dim + d]), key, sums[h][i]);
-          }
-        }
-      }
-      for (size_t h = 0; h < heads; ++h) {
-        for (size_t i = 0; i < kBlockVectors; ++i) {
-          hn::StoreU(sums[h][i], F32(), out + (first + h) * stride + b * kIndexBlock + i * kLanes);
-        }
-      }
-    }
-  }
-}
-
-// index_exp for a vector.
-HWY_INLINE VF index_exp_of(VF score, VF shift) {
-  const F32 d;
-  VF t = hn::MulAdd(score, hn::Set(d, IndexExp::kLog2E), shift);
-  t = hn::Max(t, hn::Set(d, IndexExp::kLowest));
-  const VF n = hn::Round(t);
-  const VF r = hn::Sub(t, n);
-  VF p = hn::MulAdd(hn::Set(d, IndexExp::kC3), r, hn::Set(d, IndexExp::kC2));
-  p = hn::MulAdd(p, r, hn::Set(d, IndexExp::kC1));
-  p = hn::MulAdd(p, r, hn::Set(d, IndexExp::kC0));
-  const VI power = hn::ShiftLeft<23>(hn::ConvertTo(I32(), n));
-  return hn::BitCast(F32(), hn::Add(hn::BitCast(I32(), p), power));
-}
-
-// Turns scores [count] (room for whole blocks) into e^(score - max), zero past the end; returns their sum.
-inline float exponentials(float* scores, size_t count) {
-  const size_t whole = count / kIndexBlock * kIndexBlock;
-  const size_t padded = (count + kIndexBlock - 1) / kIndexBlock * kIndexBlock;
-  for (size_t s = count; s < padded; ++s) scores[s] = -3e38f;  // no maximum; set to zero below
-  VF largest[kBlockVectors];
-  for (size_t i = 0; i < kBlockVectors; ++i) largest[i] = hn::LoadU(F32(), scores + i * kLanes);
-  for (size_t s = kIndexBlock; s < padded; s += kIndexBlock) {
-    for (size_t i = 0; i < kBlockVectors; ++i) {
-      largest[i] = hn::Max(largest[i], hn::LoadU(F32(), scores + s + i * kLanes));
-    }
-  }
-  for (size_t i = 1; i < kBlockVectors; ++i) largest[0] = hn::Max(largest[0], largest[i]);
-  const VF top = hn::MaxOfLanes(F32(), largest[0]);
-  const VF shift = hn::Neg(hn::Mul(top, hn::Set(F32(), IndexExp::kLog2E)));
-  VF lanes[kBlockVectors];
-  std::fill(lanes, lanes + kBlockVectors, hn::Zero(F32()));
-  const auto block = [&](size_t s, size_t valid) HWY_ATTR {
-    for (size_t i = 0; i < kBlockVectors; ++i) {
-      float* at = scores + s + i * kLanes;
-      VF e = index_exp_of(hn::LoadU(F32(), at), shift);
-      if (valid < kIndexBlock) {
-        const size_t first = i * kLanes;
-        e = hn::IfThenElseZero(hn::FirstN(F32(), valid > first ? std::min(valid - first, kLanes) : 0), e);
-      }
-      hn::StoreU(e, F32(), at);
-      lanes[i] = hn::Add(lanes[i], e);
-    }
-  };
-  for (size_t s = 0; s < whole; s += kIndexBlock) block(s, kIndexBlock);
-  if (whole < padded) block(whole, count - whole);
-  HWY_ALIGN float sums[kIndexBlock];
-  for (size_t i = 0; i < kBlockVectors; ++i) hn::Store(lanes[i], F32(), sums + i * kLanes);
-  float sum = 0.0f;
-  for (const float lane : sums) sum += lane;
-  return sum;
-}
-
-struct HeadRows {
-  const float* scores;  // [heads, stride]
-  size_t stride;
-  const float* factors;  // [heads]
-  bool relu;
-};
-
-// out [count] (+)= sum over heads, in their order, of factor * score. kHeads 0: `heads` of them, else known
-// when compiled (the KV group sizes of SmolLM2, 3, and Qwen2.5-0.5B, 7).
+// Rows of raw scores to e^(unit (raw - largest)), zero past the end; their factors to 1 / sum.
 template <size_t kHeads>
-inline void add_heads(float* out, const HeadRows& rows, size_t heads, size_t count, bool add_to) {
-  const size_t n = kHeads == 0 ? heads : kHeads;
-  const VF floor = rows.relu ? hn::Zero(F32()) : hn::Set(F32(), -INFINITY);
-  for (size_t s = 0; s < count; s += kLanes) {
-    VF sum = add_to ? hn::LoadU(F32(), out + s) : hn::Zero(F32());
-    for (size_t h = 0; h < n; ++h) {
-      const VF score = hn::Max(hn::LoadU(F32(), rows.scores + h * rows.stride + s), floor);
-      sum = hn::MulAdd(score, hn::Set(F32(), rows.factors[h]), sum);
+inline void exponentials(HeadRows& rows, size_t count) {
+  VF factor[kHeads], shift[kHeads], sums[kHeads][kBlockVectors];
+  for (size_t h = 0; h < kHeads; ++h) {
+    const float scaled = rows.factor[h] * IndexExp::kScale;
+    factor[h] = hn::Set(F32(), scaled);
+    shift[h] = hn::Set(F32(), index_exp_shift(rows.largest[h], scaled));
+    std::fill(sums[h], sums[h] + kBlockVectors, hn::Zero(F32()));
+  }
+  for (size_t slot = 0; slot < count; slot += kIndexBlock) {
+    for (size_t h = 0; h < kHeads; ++h) {
+      for (size_t i = 0; i < kBlockVectors; ++i) {
+        float* at = rows.scores + h * rows.stride + slot + i * kLanes;
+        // Max gives its second operand for a NaN.
+        const VF t = hn::Max(hn::MulAdd(hn::LoadU(F32(), at), factor[h], shift[h]), hn::Zero(F32()));
+        const VF e = hn::BitCast(F32(), whole_part(t));
+        hn::StoreU(e, F32(), at);
+        sums[h][i] = hn::Add(sums[h][i], e);
+      }
     }
-    hn::StoreU(sum, F32(), out + s);
+  }
+  for (size_t h = 0; h < kHeads; ++h) {
+    HWY_ALIGN float lanes[kIndexBlock];
+    for (size_t i = 0; i < kBlockVectors; ++i) hn::Store(sums[h][i], F32(), lanes + i * kLanes);
+    float sum = 0.0f;
+    for (const float lane : lanes) sum += lane;
+    rows.factor[h] = 1.0f / sum;
   }
 }
 
-inline void combine_heads(const IndexScoreArgs& args, float* head_scores, size_t stride) {
-  constexpr size_t kMaxHeads = 256;
-  float factors[kMaxHeads];
-  for (size_t first = 0; first < args.heads; first += kMaxHeads) {
-    const size_t heads = std::min(kMaxHeads, args.heads - first);
-    for (size_t h = 0; h < heads; ++h) {
-      factors[h] = args.combine == IndexCombine::relu_sum ? args.head_weight[first + h]
-                   : args.combine == IndexCombine::softmax_sum
-                       ? 1.0f / exponentials(head_scores + (first + h) * stride, args.count)
-                       : 1.0f;
+// out [count rounded up to blocks] (+)= sum over heads, in their order, of factor * score.
+template <size_t kHeads>
+inline void add_rows(float* out, const HeadRows& rows, size_t count, bool relu, bool add_to) {
+  VF factor[kHeads];
+  for (size_t h = 0; h < kHeads; ++h) factor[h] = hn::Set(F32(), rows.factor[h]);
+  const VF floor = relu ? hn::Zero(F32()) : hn::Set(F32(), -INFINITY);
+  for (size_t slot = 0; slot < count; slot += kLanes) {
+    VF sum = add_to ? hn::LoadU(F32(), out + slot) : hn::Zero(F32());
+    for (size_t h = 0; h < kHeads; ++h) {
+      const VF score = hn::Max(hn::LoadU(F32(), rows.scores + h * rows.stride + slot), floor);
+      sum = hn::MulAdd(score, factor[h], sum);
     }
-    const HeadRows rows{head_scores + first * stride, stride, factors,
-                        args.combine == IndexCombine::relu_sum};
-    const bool add_to = args.accumulate || first > 0;
-    switch (heads) {
+    hn::StoreU(sum, F32(), out + slot);
+  }
+}
+
+template <IndexKeyType kType, size_t kHeads>
+inline void score_heads(const IndexScoreArgs& args, HeadRows rows, size_t first) {
+  raw_scores_of<kType, kHeads>(rows, args.keys, args.q + first * args.keys.dim, args.count);
+  if (args.combine == IndexCombine::softmax_sum) exponentials<kHeads>(rows, args.count);
+  const bool relu = args.combine == IndexCombine::relu_sum;
+  for (size_t h = 0; relu && h < kHeads; ++h) rows.factor[h] *= args.head_weight[first + h];
+  add_rows<kHeads>(args.scores, rows, args.count, relu, args.accumulate || first > 0);
+}
+
+template <IndexKeyType kType>
+inline void score_all_heads(const IndexScoreArgs& args, const HeadRows& rows) {
+  for (size_t first = 0; first < args.heads; first += kHeadsAtOnce) {
+    switch (std::min(kHeadsAtOnce, args.heads - first)) {
       case 1:
-        add_heads<1>(args.scores, rows, heads, args.count, add_to);
+        score_heads<kType, 1>(args, rows, first);
+        break;
+      case 2:
+        score_heads<kType, 2>(args, rows, first);
         break;
       case 3:
-        add_heads<3>(args.scores, rows, heads, args.count, add_to);
-        break;
-      case 7:
-        add_heads<7>(args.scores, rows, heads, args.count, add_to);
+        score_heads<kType, 3>(args, rows, first);
         break;
       default:
-        add_heads<0>(args.scores, rows, heads, args.count, add_to);
+        score_heads<kType, 4>(args, rows, first);
         break;
     }
   }
@@ -241,14 +231,18 @@ inline void combine_heads(const IndexScoreArgs& args, float* head_scores, size_t
 inline void index_scores_simd(const IndexScoreArgs& args, KernelScratch& scratch, int worker) {
   if (args.count == 0) return;
   const size_t stride = (args.count + kIndexBlock - 1) / kIndexBlock * kIndexBlock;
-  auto* head_scores =
-      reinterpret_cast<float*>(worker_scratch(scratch, worker, args.heads * stride * sizeof(float)));
-  if (args.keys.type == IndexKeyType::i8) {
-    dot_heads_i8(head_scores, stride, args);
-  } else {
-    dot_heads_f32(head_scores, stride, args);
+  HeadRows rows{};
+  rows.scores =
+      reinterpret_cast<float*>(worker_scratch(scratch, worker, kHeadsAtOnce * stride * sizeof(float)));
+  rows.stride = stride;
+  switch (args.keys.type) {
+    case IndexKeyType::f32:
+      return score_all_heads<IndexKeyType::f32>(args, rows);
+    case IndexKeyType::i8:
+      return score_all_heads<IndexKeyType::i8>(args, rows);
+    case IndexKeyType::i4:
+      return score_all_heads<IndexKeyType::i4>(args, rows);
   }
-  combine_heads(args, head_scores, stride);
 }
 
 }  // namespace keysieve::simd::HWY_NAMESPACE

@@ -1,0 +1,147 @@
+#if defined(KEYSIEVE_SIMD_INDEX_DOT_INL_H) == defined(HWY_TARGET_TOGGLE)
+#ifdef KEYSIEVE_SIMD_INDEX_DOT_INL_H
+#undef KEYSIEVE_SIMD_INDEX_DOT_INL_H
+#else
+#define KEYSIEVE_SIMD_INDEX_DOT_INL_H
+#endif
+
+#include <cstring>
+
+#include "kernels/index_query.h"
+#include "kernels/simd/vectors-inl.h"
+
+// Dot products of int8 queries with the 16 keys of a block, exact in int32: the only part of index scoring
+// that needs instructions of its own on each machine.
+HWY_BEFORE_NAMESPACE();
+namespace keysieve::simd::HWY_NAMESPACE {
+
+inline constexpr size_t kBlockVectors = kIndexBlock / kLanes;
+
+// One query head rounded to int8, read four dimensions at a time.
+struct CodedQuery {
+  int8_t codes[kMaxIndexDim + 8];  // padded with zeros to a multiple of 8
+  int32_t offset;                  // takes back what unsigned key codes are too large by
+  float scale;
+};
+
+template <IndexKeyType kType>
+inline void code_query(CodedQuery& query, const float* q, size_t dim) {
+  query.scale = round_to_int8(query.codes, q, dim);
+  std::memset(query.codes + dim, 0, 8);
+  int32_t sum = 0;
+  for (size_t d = 0; d < dim; ++d) sum += query.codes[d];
+  query.offset = (kType == IndexKeyType::i8 ? -128 : -120) * sum;
+}
+
+HWY_INLINE int32_t four_codes(const CodedQuery& query, size_t step) {
+  int32_t four;
+  std::memcpy(&four, query.codes + step * 4, 4);
+  return four;
+}
+
+// A step is 4 dimensions of 16 keys. Keys come two steps at a time: 128 bytes of i8, 64 of i4.
+template <IndexKeyType kType>
+inline constexpr size_t kPairBytes = kType == IndexKeyType::i8 ? 128 : 64;
+
+#if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
+
+struct KeySteps {
+  __m512i first, second;
+};
+
+// `single`: the block ends with the first step (i8 only).
+template <IndexKeyType kType>
+HWY_INLINE KeySteps load_steps(const uint8_t* at, bool single) {
+  if constexpr (kType == IndexKeyType::i8) {
+    return {_mm512_loadu_si512(at), single ? _mm512_setzero_si512() : _mm512_loadu_si512(at + 64)};
+  } else {
+    // A nibble in the upper half of its byte is 16 times its code.
+    const __m512i upper = _mm512_set1_epi8(static_cast<char>(0xf0));
+    const __m512i both = _mm512_loadu_si512(at);
+    return {_mm512_and_si512(_mm512_slli_epi16(both, 4), upper), _mm512_and_si512(both, upper)};
+  }
+}
+
+template <IndexKeyType kType>
+struct BlockDot {
+  __m512i even, odd;
+
+  HWY_INLINE void start(const CodedQuery& query) {
+    even = _mm512_set1_epi32(query.offset);
+    odd = _mm512_setzero_si512();
+  }
+  HWY_INLINE void add(const KeySteps& keys, const CodedQuery& query, size_t step) {
+    even = _mm512_dpbusd_epi32(even, keys.first, _mm512_set1_epi32(four_codes(query, step)));
+    odd = _mm512_dpbusd_epi32(odd, keys.second, _mm512_set1_epi32(four_codes(query, step + 1)));
+  }
+  HWY_INLINE void finish(VI* sums) const { sums[0] = VI{_mm512_add_epi32(even, odd)}; }
+};
+
+#else
+
+struct KeySteps {
+  __m256i step[2][2];  // [steps][halves of a block]
+};
+
+template <IndexKeyType kType>
+HWY_INLINE KeySteps load_steps(const uint8_t* at, bool single) {
+  KeySteps keys;
+  for (int half = 0; half < 2; ++half) {
+    const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + half * 32));
+    if constexpr (kType == IndexKeyType::i8) {
+      const __m256i sign_bit = _mm256_set1_epi8(static_cast<char>(0x80));
+      keys.step[0][half] = _mm256_xor_si256(first, sign_bit);
+      keys.step[1][half] =
+          single ? _mm256_setzero_si256()
+                 : _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 64 + half * 32)),
+                                    sign_bit);
+    } else {
+      const __m256i lower = _mm256_set1_epi8(15);
+      keys.step[0][half] = _mm256_and_si256(first, lower);
+      keys.step[1][half] = _mm256_and_si256(_mm256_srli_epi16(first, 4), lower);
+    }
+  }
+  return keys;
+}
+
+template <IndexKeyType kType>
+struct BlockDot {
+  __m256i sum[2];
+
+  HWY_INLINE void start(const CodedQuery& query) {
+    // i8 keys are signed again here (see load_steps), so nothing is to be taken back.
+    const int32_t offset = kType == IndexKeyType::i8 ? 0 : query.offset;
+    sum[0] = sum[1] = _mm256_set1_epi32(offset);
+  }
+  HWY_INLINE void add(const KeySteps& keys, const CodedQuery& query, size_t step) {
+    const __m256i first = _mm256_set1_epi32(four_codes(query, step));
+    const __m256i second = _mm256_set1_epi32(four_codes(query, step + 1));
+    for (int half = 0; half < 2; ++half) {
+      if constexpr (kType == IndexKeyType::i8) {
+        // maddubs wants one unsigned side: |q| times (key with q's sign), at most 2 * 127 * 128 = 32,512.
+        const __m256i ones = _mm256_set1_epi16(1);
+        const __m256i a =
+            _mm256_maddubs_epi16(_mm256_abs_epi8(first), _mm256_sign_epi8(keys.step[0][half], first));
+        const __m256i b =
+            _mm256_maddubs_epi16(_mm256_abs_epi8(second), _mm256_sign_epi8(keys.step[1][half], second));
+        sum[half] = _mm256_add_epi32(sum[half], _mm256_madd_epi16(a, ones));
+        sum[half] = _mm256_add_epi32(sum[half], _mm256_madd_epi16(b, ones));
+      } else {
+        // Two steps add at most 4 * 15 * 127 = 7,620 in int16; the widening multiplies by 16.
+        const __m256i both = _mm256_add_epi16(_mm256_maddubs_epi16(keys.step[0][half], first),
+                                              _mm256_maddubs_epi16(keys.step[1][half], second));
+        sum[half] = _mm256_add_epi32(sum[half], _mm256_madd_epi16(both, _mm256_set1_epi16(16)));
+      }
+    }
+  }
+  HWY_INLINE void finish(VI* sums) const {
+    sums[0] = VI{sum[0]};
+    sums[1] = VI{sum[1]};
+  }
+};
+
+#endif
+
+}  // namespace keysieve::simd::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif  // KEYSIEVE_SIMD_INDEX_DOT_INL_H
