@@ -39,17 +39,26 @@ inline float fast_exp(float x) {
   return p * std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
 }
 
-// e^x for x <= 0 as index scores use it, on all families alike: x log2(e) + 127 in fixed point IS the bit
+// e^x as index scores use it, on all families alike: x log2(e) + 127 in fixed point IS the bit
 // pattern of about e^x (Schraudolph, "A fast, compact approximation of the exponential function", 1999):
 // exact at powers of two, between them a straight line, at most 6.2% above. Order within a head is untouched,
 // and 6% between heads is 0.06 in a score that a 4-bit key moves by more. 3 vector operations instead of 17.
 struct IndexExp {
   static constexpr float kScale = 12102203.2f;   // log2(e) * 2^23
   static constexpr float kBias = 1065353216.0f;  // 127 * 2^23: the bits of 1.0f
+  static constexpr float kReach = 50.0f;
 };
 
+// e^x for scores relative to `top`, which need not be their maximum: any score near it will do, because a sum
+// of softmax numerators is finite and not lost for maxima within e^50 of 1. So the first 16 scores give `top`
+// and one pass does; where this says no, a second pass with the true maximum does.
+inline bool index_exp_reaches(float top, float largest, float unit) {
+  return std::fabs((largest - top) * unit) <= IndexExp::kReach;
+}
+
 // e^(unit * (raw - top)), where `factor` is unit * IndexExp::kScale and `shift` is index_exp_shift(top,
-// factor). Below e^-88 the result is 0, and so it is where raw is -inf or NaN.
+// factor). Below e^-88 the result is 0, and so it is where raw is -inf or NaN; raw may not
+// exceed top by more than kReach.
 inline float index_exp_shift(float top, float factor) { return std::fma(-top, factor, IndexExp::kBias); }
 inline float index_exp(float raw, float factor, float shift) {
   const float t = std::fma(raw, factor, shift);

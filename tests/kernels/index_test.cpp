@@ -1,4 +1,5 @@
 #include <limits>
+#include <numeric>
 
 #include "kernels/index_query.h"
 #include "kernels/kernel_test_support.h"
@@ -65,6 +66,31 @@ TEST(IndexScores, BitwiseEqualToTheScalarTwin) {
             }
           }
         }
+      }
+    }
+  }
+}
+
+// The first 16 keys score far below, or far above, the rest: the exponentials' first guess is no use.
+TEST(IndexScores, SurviveAFarMaximum) {
+  const auto reference = make_kernels("reference");
+  const size_t dim = 32, heads = 3, count = 100;
+  for (const float far : {-1.0f, 1.0f}) {
+    for (const IndexKeyType type : {IndexKeyType::f32, IndexKeyType::i8, IndexKeyType::i4}) {
+      Keys keys(type, dim, count, 5);
+      for (size_t s = 0; s < 16; ++s) {
+        const std::vector<float> key(dim, far * 40.0f);
+        store_index_key(keys.data.data(), keys.scales.data(), type, dim, s, key.data());
+      }
+      const std::vector<float> q(heads * dim, 1.0f);  // scores of +-1,280 beside +-64
+      const auto expected =
+          scores_of(*reference, keys, q, heads, count, IndexCombine::softmax_sum, {}, false);
+      const float total = std::accumulate(expected.begin(), expected.end(), 0.0f);
+      EXPECT_NEAR(total, 3.0f, 1e-4f);
+      EXPECT_GT(*std::max_element(expected.begin(), expected.end()), 0.0f);
+      for (const auto& kernels : all_kernels()) {
+        EXPECT_EQ(scores_of(*kernels, keys, q, heads, count, IndexCombine::softmax_sum, {}, false), expected)
+            << kernels->name();
       }
     }
   }

@@ -33,13 +33,14 @@ float dot_codes(float* out, const float* q, const IndexKeyView& keys, size_t cou
   return query_scale;
 }
 
-// Turns raw scores [count] of unit `unit` into e^(unit (raw - largest)) and returns their sum, added up lane
-// by lane of 16 and then over lanes: the order a vector kernel uses.
+// Turns raw scores [count] of unit `unit` into e^(unit (raw - a score near the largest)) and returns their
+// sum, added up lane by lane of 16 and then over lanes: the order a vector kernel uses.
 float exponentials(float* scores, size_t count, float unit) {
-  float largest = scores[0];
-  for (size_t s = 1; s < count; ++s) largest = std::max(largest, scores[s]);
+  float top = *std::max_element(scores, scores + std::min(count, kIndexBlock));
+  const float largest = *std::max_element(scores, scores + count);
+  if (!index_exp_reaches(top, largest, unit)) top = largest;
   const float factor = unit * IndexExp::kScale;
-  const float shift = index_exp_shift(largest, factor);
+  const float shift = index_exp_shift(top, factor);
   float lanes[kIndexBlock] = {};
   for (size_t s = 0; s < count; ++s) {
     scores[s] = index_exp(scores[s], factor, shift);

@@ -7,9 +7,12 @@ namespace keysieve::simd {
 
 // Activations rounded to int8 by groups of 32 columns: value = scale * code, codes -127 .. 127.
 struct ActivationView {
-  const int8_t* codes;  // [tokens, columns]
-  const float* scales;  // [tokens, columns / 32]
-  const int32_t* sums;  // [tokens, columns / 16], sums of the codes
+  const int8_t* codes;       // [tokens, columns]
+  const float* scales;       // [tokens, columns / 32]
+  const float* scaled_sums;  // [tokens, columns / 32], scale * sum of the codes, for weights with biases
+  const int32_t* sums;       // [tokens, columns / 32], sums of the codes, for weights with a zero point
+  const int32_t*
+      first_sums;  // [tokens, columns / 32], of the first 16 codes of each group, for 6-bit weights
   size_t tokens;
   size_t columns;  // a multiple of 32
 };

@@ -13,18 +13,34 @@
 #include "kernels/simd/vectors-inl.h"
 
 // Index scoring, bitwise equal to reference/reference_index.cpp. Up to 4 query heads go over the keys
-// together, three times: raw scores and their maxima, exponentials and their sums, the weighted sum of heads.
+// together, twice: once for their scores (or exponentials, and those's sums), once for the weighted sum of
+// heads.
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
 inline constexpr size_t kHeadsAtOnce = 4;
 
-// The raw scores of some heads, on their way to one score a key.
+// The scores of some heads, on their way to one score a key.
 struct HeadRows {
-  float* scores;                // [heads, stride]
-  size_t stride;                // whole blocks
-  float largest[kHeadsAtOnce];  // of each row
-  float factor[kHeadsAtOnce];   // what a row is multiplied with in the end
+  float* scores;               // [heads, stride]
+  size_t stride;               // whole blocks
+  float factor[kHeadsAtOnce];  // what each row is multiplied with in the end
+};
+
+// The queries of one pass: as they are, or rounded.
+template <IndexKeyType kType, size_t kHeads>
+struct PassQueries {
+  CodedQuery coded[kHeads];  // 4 KB of stack
+  float unit(size_t h) const { return coded[h].scale; }
+  PassQueries(const float* q, size_t dim) {
+    for (size_t h = 0; h < kHeads; ++h) code_query<kType>(coded[h], q + h * dim, dim);
+  }
+};
+template <size_t kHeads>
+struct PassQueries<IndexKeyType::f32, kHeads> {
+  const float* q;  // [heads, dim]
+  float unit(size_t) const { return 1.0f; }
+  PassQueries(const float* queries, size_t) : q(queries) {}
 };
 
 template <IndexKeyType kType>
@@ -36,108 +52,66 @@ HWY_INLINE VF load_scales(const std::byte* scales, size_t slot) {
   }
 }
 
-// Stores one vector of raw scores and keeps the largest. kTail: lanes from `valid` on are no keys and become
-// -inf, which no maximum and no sum sees.
-template <bool kTail>
-HWY_INLINE void store_raw(float* at, VF raw, size_t valid, VF& largest) {
-  if constexpr (kTail) raw = hn::IfThenElse(hn::FirstN(F32(), valid), raw, hn::Set(F32(), -INFINITY));
-  hn::StoreU(raw, F32(), at);
-  largest = hn::Max(largest, raw);
-}
-
-// Calls block(slot, tail) for whole blocks with a constant false, for a last part of one with true.
-template <class Block>
-HWY_INLINE void for_blocks(size_t count, const Block& block) {
-  size_t slot = 0;
-  for (; slot + kIndexBlock <= count; slot += kIndexBlock) block(slot, std::false_type());
-  if (slot < count) block(slot, std::true_type());
-}
-
-// How many of `left` keys fall on vector i of a block.
-HWY_INLINE size_t valid_lanes(size_t left, size_t i) {
-  return left > i * kLanes ? std::min(left - i * kLanes, kLanes) : 0;
-}
-
-// kSteps 0: as many steps of 4 dimensions as the keys have, else known when compiled.
+// raw [kHeads, kBlockVectors]: scores of one block of keys in units of queries.unit(h). kSteps 0: as many
+// steps of 4 dimensions as the keys have, else known when compiled (coded keys only).
 template <IndexKeyType kType, size_t kHeads, size_t kSteps>
-inline void raw_scores_coded(HeadRows& rows, const IndexKeyView& keys, const CodedQuery* queries,
-                             size_t count) {
-  const size_t steps = kSteps != 0 ? kSteps : padded_index_dim(kType, keys.dim) / 4;
-  const size_t key_bytes = index_key_bytes(kType, keys.dim, kIndexBlock) / kIndexBlock;
-  const auto* data = reinterpret_cast<const uint8_t*>(keys.data);
-  const std::byte* key_scales = keys.scales;
-  float* scores = rows.scores;
-  const size_t stride = rows.stride;
-  VF largest[kHeads];
-  std::fill(largest, largest + kHeads, hn::Set(F32(), -INFINITY));
-  for_blocks(count, [&](size_t slot, auto tail) HWY_ATTR {
-    const uint8_t* block = data + slot * key_bytes;
+HWY_INLINE void block_scores(VF (*raw)[kBlockVectors], const PassQueries<kType, kHeads>& queries,
+                             const IndexKeyView& keys, size_t slot) {
+  if constexpr (kType == IndexKeyType::f32) {
+    const size_t padded_dim = padded_index_dim(kType, keys.dim);
+    const float* block = reinterpret_cast<const float*>(keys.data) + slot * padded_dim;
+    for (size_t h = 0; h < kHeads; ++h) std::fill(raw[h], raw[h] + kBlockVectors, hn::Zero(F32()));
+    for (size_t d = 0; d < keys.dim; ++d) {
+      for (size_t i = 0; i < kBlockVectors; ++i) {
+        const VF key = hn::LoadU(F32(), block + d * kIndexBlock + i * kLanes);
+        for (size_t h = 0; h < kHeads; ++h) {
+          raw[h][i] = hn::MulAdd(hn::Set(F32(), queries.q[h * keys.dim + d]), key, raw[h][i]);
+        }
+      }
+    }
+  } else {
+    const size_t steps = kSteps != 0 ? kSteps : padded_index_dim(kType, keys.dim) / 4;
+    const auto* block =
+        reinterpret_cast<const uint8_t*>(keys.data) + slot / kIndexBlock * steps * (kPairBytes<kType> / 2);
     BlockDot<kType> dots[kHeads];
-    for (size_t h = 0; h < kHeads; ++h) dots[h].start(queries[h]);
+    for (size_t h = 0; h < kHeads; ++h) dots[h].start(queries.coded[h]);
     for (size_t step = 0; step < steps; step += 2) {
       const KeySteps pair = load_steps<kType>(block + step / 2 * kPairBytes<kType>, step + 1 == steps);
-      for (size_t h = 0; h < kHeads; ++h) dots[h].add(pair, queries[h], step);
+      for (size_t h = 0; h < kHeads; ++h) dots[h].add(pair, queries.coded[h], step);
     }
     VF scales[kBlockVectors];
-    for (size_t i = 0; i < kBlockVectors; ++i) scales[i] = load_scales<kType>(key_scales, slot + i * kLanes);
+    for (size_t i = 0; i < kBlockVectors; ++i) scales[i] = load_scales<kType>(keys.scales, slot + i * kLanes);
     for (size_t h = 0; h < kHeads; ++h) {
       VI sums[kBlockVectors];
       dots[h].finish(sums);
       for (size_t i = 0; i < kBlockVectors; ++i) {
-        store_raw<tail.value>(scores + h * stride + slot + i * kLanes,
-                              hn::Mul(hn::ConvertTo(F32(), sums[i]), scales[i]), valid_lanes(count - slot, i),
-                              largest[h]);
+        raw[h][i] = hn::Mul(hn::ConvertTo(F32(), sums[i]), scales[i]);
       }
     }
-  });
-  for (size_t h = 0; h < kHeads; ++h) {
-    rows.largest[h] = hn::GetLane(hn::MaxOfLanes(F32(), largest[h]));
-    rows.factor[h] = queries[h].scale;
   }
 }
 
-template <size_t kHeads>
-inline void raw_scores_f32(HeadRows& rows, const IndexKeyView& keys, const float* q, size_t count) {
-  const size_t dim = keys.dim;
-  const size_t padded_dim = padded_index_dim(IndexKeyType::f32, dim);
-  const auto* data = reinterpret_cast<const float*>(keys.data);
-  VF largest[kHeads];
-  std::fill(largest, largest + kHeads, hn::Set(F32(), -INFINITY));
-  for_blocks(count, [&](size_t slot, auto tail) HWY_ATTR {
-    const float* block = data + slot * padded_dim;
-    VF sums[kHeads][kBlockVectors];
-    for (auto& head : sums) std::fill(head, head + kBlockVectors, hn::Zero(F32()));
-    for (size_t d = 0; d < dim; ++d) {
-      for (size_t i = 0; i < kBlockVectors; ++i) {
-        const VF key = hn::LoadU(F32(), block + d * kIndexBlock + i * kLanes);
-        for (size_t h = 0; h < kHeads; ++h) {
-          sums[h][i] = hn::MulAdd(hn::Set(F32(), q[h * dim + d]), key, sums[h][i]);
-        }
-      }
-    }
+// Calls sink(slot, raw) for every block; lanes past `count` are no keys and hold -inf, which no maximum and
+// no sum sees.
+template <IndexKeyType kType, size_t kHeads, size_t kSteps, class Sink>
+HWY_INLINE void for_blocks(const PassQueries<kType, kHeads>& queries, const IndexKeyView& keys, size_t count,
+                           const Sink& sink) {
+  VF raw[kHeads][kBlockVectors];
+  size_t slot = 0;
+  for (; slot + kIndexBlock <= count; slot += kIndexBlock) {
+    block_scores<kType, kHeads, kSteps>(raw, queries, keys, slot);
+    sink(slot, raw);
+  }
+  if (slot == count) return;
+  block_scores<kType, kHeads, kSteps>(raw, queries, keys, slot);
+  for (size_t i = 0; i < kBlockVectors; ++i) {
+    const size_t left = count - slot;
+    const auto valid = hn::FirstN(F32(), left > i * kLanes ? std::min(left - i * kLanes, kLanes) : 0);
     for (size_t h = 0; h < kHeads; ++h) {
-      for (size_t i = 0; i < kBlockVectors; ++i) {
-        store_raw<tail.value>(rows.scores + h * rows.stride + slot + i * kLanes, sums[h][i],
-                              valid_lanes(count - slot, i), largest[h]);
-      }
+      raw[h][i] = hn::IfThenElse(valid, raw[h][i], hn::Set(F32(), -INFINITY));
     }
-  });
-  for (size_t h = 0; h < kHeads; ++h) {
-    rows.largest[h] = hn::GetLane(hn::MaxOfLanes(F32(), largest[h]));
-    rows.factor[h] = 1.0f;
   }
-}
-
-template <IndexKeyType kType, size_t kHeads>
-inline void raw_scores_of(HeadRows& rows, const IndexKeyView& keys, const float* q, size_t count) {
-  if constexpr (kType == IndexKeyType::f32) {
-    raw_scores_f32<kHeads>(rows, keys, q, count);
-  } else {
-    CodedQuery queries[kHeads];  // 4 KB of stack
-    for (size_t h = 0; h < kHeads; ++h) code_query<kType>(queries[h], q + h * keys.dim, keys.dim);
-    if (keys.dim == 32) return raw_scores_coded<kType, kHeads, 8>(rows, keys, queries, count);
-    raw_scores_coded<kType, kHeads, 0>(rows, keys, queries, count);
-  }
+  sink(slot, raw);
 }
 
 // A float in the range of int32 to its whole part. Highway's own conversion spends 2 more operations on
@@ -152,28 +126,44 @@ HWY_INLINE VI whole_part(VF v) {
 #endif
 }
 
-// Rows of raw scores to e^(unit (raw - largest)), zero past the end; their factors to 1 / sum.
 template <size_t kHeads>
-inline void exponentials(HeadRows& rows, size_t count) {
-  VF factor[kHeads], shift[kHeads], sums[kHeads][kBlockVectors];
+HWY_INLINE void largest_lanes(float* out, const VF (*largest)[kBlockVectors]) {
   for (size_t h = 0; h < kHeads; ++h) {
-    const float scaled = rows.factor[h] * IndexExp::kScale;
+    VF top = largest[h][0];
+    for (size_t i = 1; i < kBlockVectors; ++i) top = hn::Max(top, largest[h][i]);
+    out[h] = hn::GetLane(hn::MaxOfLanes(F32(), top));
+  }
+}
+
+// Rows of e^(unit (raw - top[h])) and their sums in the order of the scalar twin. Leaves the largest raw
+// score of each head in `largest`.
+template <IndexKeyType kType, size_t kHeads, size_t kSteps>
+inline void exponentials(HeadRows& rows, float* largest, const PassQueries<kType, kHeads>& queries,
+                         const IndexKeyView& keys, size_t count, const float* top) {
+  VF factor[kHeads], shift[kHeads], sums[kHeads][kBlockVectors], highest[kHeads][kBlockVectors];
+  for (size_t h = 0; h < kHeads; ++h) {
+    const float scaled = queries.unit(h) * IndexExp::kScale;
     factor[h] = hn::Set(F32(), scaled);
-    shift[h] = hn::Set(F32(), index_exp_shift(rows.largest[h], scaled));
+    shift[h] = hn::Set(F32(), index_exp_shift(top[h], scaled));
     std::fill(sums[h], sums[h] + kBlockVectors, hn::Zero(F32()));
+    std::fill(highest[h], highest[h] + kBlockVectors, hn::Set(F32(), -INFINITY));
   }
-  for (size_t slot = 0; slot < count; slot += kIndexBlock) {
-    for (size_t h = 0; h < kHeads; ++h) {
-      for (size_t i = 0; i < kBlockVectors; ++i) {
-        float* at = rows.scores + h * rows.stride + slot + i * kLanes;
-        // Max gives its second operand for a NaN.
-        const VF t = hn::Max(hn::MulAdd(hn::LoadU(F32(), at), factor[h], shift[h]), hn::Zero(F32()));
-        const VF e = hn::BitCast(F32(), whole_part(t));
-        hn::StoreU(e, F32(), at);
-        sums[h][i] = hn::Add(sums[h][i], e);
-      }
-    }
-  }
+  float* scores = rows.scores;
+  const size_t stride = rows.stride;
+  for_blocks<kType, kHeads, kSteps>(
+      queries, keys, count, [&](size_t slot, const VF(*raw)[kBlockVectors]) HWY_ATTR {
+        for (size_t h = 0; h < kHeads; ++h) {
+          for (size_t i = 0; i < kBlockVectors; ++i) {
+            highest[h][i] = hn::Max(highest[h][i], raw[h][i]);
+            // Max gives its second operand for a NaN.
+            const VF t = hn::Max(hn::MulAdd(raw[h][i], factor[h], shift[h]), hn::Zero(F32()));
+            const VF e = hn::BitCast(F32(), whole_part(t));
+            hn::StoreU(e, F32(), scores + h * stride + slot + i * kLanes);
+            sums[h][i] = hn::Add(sums[h][i], e);
+          }
+        }
+      });
+  largest_lanes<kHeads>(largest, highest);
   for (size_t h = 0; h < kHeads; ++h) {
     HWY_ALIGN float lanes[kIndexBlock];
     for (size_t i = 0; i < kBlockVectors; ++i) hn::Store(sums[h][i], F32(), lanes + i * kLanes);
@@ -183,46 +173,90 @@ inline void exponentials(HeadRows& rows, size_t count) {
   }
 }
 
+// Rows of exponentials with the factors that make each a softmax.
+template <IndexKeyType kType, size_t kHeads, size_t kSteps>
+inline void softmax_rows(HeadRows& rows, const PassQueries<kType, kHeads>& queries, const IndexKeyView& keys,
+                         size_t count) {
+  float top[kHeads], largest[kHeads];
+  VF first[kHeads][kBlockVectors];
+  for_blocks<kType, kHeads, kSteps>(queries, keys, std::min(count, kIndexBlock),
+                                    [&](size_t, const VF(*raw)[kBlockVectors]) HWY_ATTR {
+                                      for (size_t h = 0; h < kHeads; ++h) {
+                                        std::copy(raw[h], raw[h] + kBlockVectors, first[h]);
+                                      }
+                                    });
+  largest_lanes<kHeads>(top, first);
+  exponentials<kType, kHeads, kSteps>(rows, largest, queries, keys, count, top);
+  bool again = false;
+  for (size_t h = 0; h < kHeads; ++h) {
+    if (index_exp_reaches(top[h], largest[h], queries.unit(h))) continue;
+    top[h] = largest[h];
+    again = true;
+  }
+  if (again) exponentials<kType, kHeads, kSteps>(rows, largest, queries, keys, count, top);
+}
+
+template <IndexKeyType kType, size_t kHeads, size_t kSteps>
+inline void raw_rows(HeadRows& rows, const PassQueries<kType, kHeads>& queries, const IndexKeyView& keys,
+                     size_t count) {
+  for_blocks<kType, kHeads, kSteps>(
+      queries, keys, count, [&](size_t slot, const VF(*raw)[kBlockVectors]) HWY_ATTR {
+        for (size_t h = 0; h < kHeads; ++h) {
+          for (size_t i = 0; i < kBlockVectors; ++i) {
+            hn::StoreU(raw[h][i], F32(), rows.scores + h * rows.stride + slot + i * kLanes);
+          }
+        }
+      });
+  for (size_t h = 0; h < kHeads; ++h) rows.factor[h] = queries.unit(h);
+}
+
 // out [count rounded up to blocks] (+)= sum over heads, in their order, of factor * score.
-template <size_t kHeads>
-inline void add_rows(float* out, const HeadRows& rows, size_t count, bool relu, bool add_to) {
+template <size_t kHeads, bool kRelu>
+inline void add_rows(float* out, const HeadRows& rows, size_t count, bool add_to) {
   VF factor[kHeads];
   for (size_t h = 0; h < kHeads; ++h) factor[h] = hn::Set(F32(), rows.factor[h]);
-  const VF floor = relu ? hn::Zero(F32()) : hn::Set(F32(), -INFINITY);
   for (size_t slot = 0; slot < count; slot += kLanes) {
     VF sum = add_to ? hn::LoadU(F32(), out + slot) : hn::Zero(F32());
     for (size_t h = 0; h < kHeads; ++h) {
-      const VF score = hn::Max(hn::LoadU(F32(), rows.scores + h * rows.stride + slot), floor);
+      VF score = hn::LoadU(F32(), rows.scores + h * rows.stride + slot);
+      if constexpr (kRelu) score = hn::Max(score, hn::Zero(F32()));
       sum = hn::MulAdd(score, factor[h], sum);
     }
     hn::StoreU(sum, F32(), out + slot);
   }
 }
 
-template <IndexKeyType kType, size_t kHeads>
-inline void score_heads(const IndexScoreArgs& args, HeadRows rows, size_t first) {
-  raw_scores_of<kType, kHeads>(rows, args.keys, args.q + first * args.keys.dim, args.count);
-  if (args.combine == IndexCombine::softmax_sum) exponentials<kHeads>(rows, args.count);
-  const bool relu = args.combine == IndexCombine::relu_sum;
-  for (size_t h = 0; relu && h < kHeads; ++h) rows.factor[h] *= args.head_weight[first + h];
-  add_rows<kHeads>(args.scores, rows, args.count, relu, args.accumulate || first > 0);
+template <IndexKeyType kType, size_t kHeads, size_t kSteps>
+inline void score_heads(const IndexScoreArgs& args, HeadRows& rows, size_t first) {
+  const PassQueries<kType, kHeads> queries(args.q + first * args.keys.dim, args.keys.dim);
+  const bool add_to = args.accumulate || first > 0;
+  if (args.combine == IndexCombine::softmax_sum) {
+    softmax_rows<kType, kHeads, kSteps>(rows, queries, args.keys, args.count);
+    return add_rows<kHeads, false>(args.scores, rows, args.count, add_to);
+  }
+  raw_rows<kType, kHeads, kSteps>(rows, queries, args.keys, args.count);
+  if (args.combine == IndexCombine::linear_sum) {
+    return add_rows<kHeads, false>(args.scores, rows, args.count, add_to);
+  }
+  for (size_t h = 0; h < kHeads; ++h) rows.factor[h] *= args.head_weight[first + h];
+  add_rows<kHeads, true>(args.scores, rows, args.count, add_to);
 }
 
-template <IndexKeyType kType>
-inline void score_all_heads(const IndexScoreArgs& args, const HeadRows& rows) {
+template <IndexKeyType kType, size_t kSteps>
+inline void score_all_heads(const IndexScoreArgs& args, HeadRows& rows) {
   for (size_t first = 0; first < args.heads; first += kHeadsAtOnce) {
     switch (std::min(kHeadsAtOnce, args.heads - first)) {
       case 1:
-        score_heads<kType, 1>(args, rows, first);
+        score_heads<kType, 1, kSteps>(args, rows, first);
         break;
       case 2:
-        score_heads<kType, 2>(args, rows, first);
+        score_heads<kType, 2, kSteps>(args, rows, first);
         break;
       case 3:
-        score_heads<kType, 3>(args, rows, first);
+        score_heads<kType, 3, kSteps>(args, rows, first);
         break;
       default:
-        score_heads<kType, 4>(args, rows, first);
+        score_heads<kType, 4, kSteps>(args, rows, first);
         break;
     }
   }
@@ -235,13 +269,16 @@ inline void index_scores_simd(const IndexScoreArgs& args, KernelScratch& scratch
   rows.scores =
       reinterpret_cast<float*>(worker_scratch(scratch, worker, kHeadsAtOnce * stride * sizeof(float)));
   rows.stride = stride;
+  const bool rank32 = args.keys.dim == 32;  // the rank of calibrated indexers, worth code of its own
   switch (args.keys.type) {
     case IndexKeyType::f32:
-      return score_all_heads<IndexKeyType::f32>(args, rows);
+      return score_all_heads<IndexKeyType::f32, 0>(args, rows);
     case IndexKeyType::i8:
-      return score_all_heads<IndexKeyType::i8>(args, rows);
+      return rank32 ? score_all_heads<IndexKeyType::i8, 8>(args, rows)
+                    : score_all_heads<IndexKeyType::i8, 0>(args, rows);
     case IndexKeyType::i4:
-      return score_all_heads<IndexKeyType::i4>(args, rows);
+      return rank32 ? score_all_heads<IndexKeyType::i4, 8>(args, rows)
+                    : score_all_heads<IndexKeyType::i4, 0>(args, rows);
   }
 }
 

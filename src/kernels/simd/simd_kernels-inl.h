@@ -128,14 +128,17 @@ class SimdKernels : public Kernels {
   static ActivationView quantize(const float* x, size_t tokens, size_t columns, KernelScratch& scratch,
                                  const Threads& threads) {
     const size_t groups = columns / kGroup;
-    const size_t scale_bytes = tokens * groups * sizeof(float);
-    std::byte* memory = shared_scratch(scratch, 3 * scale_bytes + tokens * columns);
+    const size_t values = tokens * groups;
+    std::byte* memory = shared_scratch(scratch, values * (4 * sizeof(float) + kGroup));
     auto* scales = reinterpret_cast<float*>(memory);
-    auto* sums = reinterpret_cast<int32_t*>(memory + scale_bytes);
-    auto* codes = reinterpret_cast<int8_t*>(memory + 3 * scale_bytes);
+    float* scaled_sums = scales + values;
+    auto* sums = reinterpret_cast<int32_t*>(scaled_sums + values);
+    int32_t* first_sums = sums + values;
+    auto* codes = reinterpret_cast<int8_t*>(first_sums + values);
     const auto one = [&](size_t t) {
-      quantize_token(codes + t * columns, scales + t * groups, sums + t * groups * 2, x + t * columns,
-                     columns);
+      const size_t at = t * groups;
+      quantize_token({codes + t * columns, scales + at, scaled_sums + at, sums + at, first_sums + at},
+                     x + t * columns, columns);
     };
     if (tokens <= kDecodeTokens) {
       for (size_t t = 0; t < tokens; ++t) one(t);
@@ -145,7 +148,7 @@ class SimdKernels : public Kernels {
         for (size_t t = task * kTokensPerTask; t < std::min(tokens, (task + 1) * kTokensPerTask); ++t) one(t);
       });
     }
-    return {codes, scales, sums, tokens, columns};
+    return {codes, scales, scaled_sums, sums, first_sums, tokens, columns};
   }
 
   std::string_view name_;
