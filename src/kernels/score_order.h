@@ -13,4 +13,10 @@ inline uint32_t score_order(float score) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
+// A score of the given order, NaN for 0: the inverse of score_order.
+inline float score_of_order(uint32_t order) {
+  if (order == 0) return std::bit_cast<float>(0x7fc00000u);
+  return std::bit_cast<float>((order & 0x80000000u) != 0 ? order ^ 0x80000000u : ~order);
+}
+
 }  // namespace keysieve

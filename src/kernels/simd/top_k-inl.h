@@ -6,7 +6,9 @@
 #endif
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
 
 #include "kernels/score_order.h"
 #include "kernels/simd/vectors-inl.h"
@@ -35,66 +37,141 @@ HWY_INLINE size_t whole_vectors(size_t count) { return (count + kLanes - 1) / kL
 // How many of orders [count rounded up to whole vectors, zero-padded] are at least `floor` > 0.
 HWY_INLINE size_t count_at_least(const uint32_t* orders, size_t count, uint32_t floor) {
   const VU32 below = hn::Set(U32(), floor - 1);
-  VU32 hits = hn::Zero(U32());
-  for (size_t i = 0; i < count; i += kLanes) {
+  const VU32 one = hn::Set(U32(), 1);
+  VU32 hits[2] = {hn::Zero(U32()), hn::Zero(U32())};  // two chains: an addition takes longer than a load
+  const auto count_one = [&](size_t i, VU32& sum) HWY_ATTR {
     const auto above = hn::Gt(hn::LoadU(U32(), orders + i), below);
-    hits = hn::Sub(hits, hn::VecFromMask(U32(), above));  // a true lane is -1
+    sum = hn::IfThenElse(above, hn::Add(sum, one), sum);
+  };
+  size_t i = 0;
+  for (; i + kLanes < count; i += 2 * kLanes) {
+    count_one(i, hits[0]);
+    count_one(i + kLanes, hits[1]);
   }
-  return hn::GetLane(hn::SumOfLanes(U32(), hits));
+  if (i < count) count_one(i, hits[0]);
+  return hn::GetLane(hn::SumOfLanes(U32(), hn::Add(hits[0], hits[1])));
 }
 
 // The largest order that at least k of orders [count, zero-padded to whole vectors] reach; 1 <= k <= count.
-inline uint32_t kth_largest(const uint32_t* orders, size_t count, size_t k) {
+// With `most_bits` < 32 only so many of the bits in which orders differ are found: the result is then at most
+// that order, and near it.
+inline uint32_t kth_largest(const uint32_t* orders, size_t count, size_t k, int most_bits = 32) {
   // Bits that all orders share need no counting: softmax scores differ in the lower 25 or so.
+  VU32 differing_lanes = hn::Zero(U32());
+  const VU32 any = hn::Set(U32(), orders[0]);
+  size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    differing_lanes = hn::Or(differing_lanes, hn::Xor(hn::LoadU(U32(), orders + i), any));
+  }
+  HWY_ALIGN uint32_t lanes[kLanes];
+  hn::Store(differing_lanes, U32(), lanes);
   uint32_t differing = 0;
-  for (size_t i = 1; i < count; ++i) differing |= orders[i] ^ orders[0];
+  for (const uint32_t lane : lanes) differing |= lane;
+  for (; i < count; ++i) differing |= orders[i] ^ orders[0];
   const int first_bit = 32 - std::countl_zero(differing);
   uint32_t found = first_bit == 32 ? 0 : orders[0] >> first_bit << first_bit;
-  for (int bit = first_bit - 1; bit >= 0; --bit) {
+  for (int bit = first_bit - 1; bit >= std::max(0, first_bit - most_bits); --bit) {
     const uint32_t trial = found | 1u << bit;
     found = count_at_least(orders, count, trial) >= k ? trial : found;
   }
   return found;
 }
 
-// Keeps the scores whose order is at least `floor`: their orders and indices, ascending, zero-padded to whole
-// vectors. Both outputs need room for count + 2 vectors. Returns how many.
-inline size_t keep_above(uint32_t* orders, uint32_t* indices, const float* scores, size_t count,
-                         uint32_t floor) {
-  const VU32 least = hn::Set(U32(), floor);
-  VU32 index = hn::Iota(U32(), 0);
-  size_t kept = 0;
-  size_t s = 0;
-  for (; s + kLanes <= count; s += kLanes) {
-    const VU32 order = order_of(hn::LoadU(F32(), scores + s));
-    const auto keep = hn::Not(hn::Lt(order, least));
-    hn::StoreU(hn::Compress(order, keep), U32(), orders + kept);
-    hn::StoreU(hn::Compress(index, keep), U32(), indices + kept);
-    kept += hn::CountTrue(U32(), keep);
-    index = hn::Add(index, hn::Set(U32(), static_cast<uint32_t>(kLanes)));
+// Writes the positions of the bits set in `word`, plus `base`, to out (room for 16 more than there are);
+// returns how many.
+HWY_INLINE size_t write_bit_positions(uint32_t* out, uint64_t word, uint32_t base) {
+  const auto bits = static_cast<size_t>(std::popcount(word));
+#if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
+  HWY_ALIGN static constexpr uint8_t kIota[64] = {
+      0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+      22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+      44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+  HWY_ALIGN uint8_t positions[64];
+  const __m512i packed = _mm512_maskz_compress_epi8(word, _mm512_load_si512(kIota));
+  const __m512i first = _mm512_set1_epi32(static_cast<int>(base));
+  _mm512_storeu_si512(out, _mm512_add_epi32(_mm512_cvtepu8_epi32(_mm512_castsi512_si128(packed)), first));
+  if (bits <= 16) return bits;
+  _mm512_store_si512(positions, packed);
+  for (size_t i = 16; i < bits; i += 16) {
+    const __m128i some = _mm_load_si128(reinterpret_cast<const __m128i*>(positions + i));
+    _mm512_storeu_si512(out + i, _mm512_add_epi32(_mm512_cvtepu8_epi32(some), first));
   }
-  for (; s < count; ++s) {
-    orders[kept] = score_order(scores[s]);
+#else
+  // 4 at a time whether there are as many or not: one branch in 4 instead of one each to predict.
+  for (size_t i = 0; i < bits; i += 4) {
+    for (size_t j = 0; j < 4; ++j) {
+      out[i + j] = base + static_cast<uint32_t>(std::countr_zero(word));
+      word &= word - 1;
+    }
+  }
+#endif
+  return bits;
+}
+
+// Keeps the scores that are at least `floor`, by their orders and indices, ascending, zero-padded to whole
+// vectors. Outputs: room for count and 2 vectors; bits: for count / 8 bytes and a word. Returns how many.
+inline size_t keep_above(uint32_t* orders, uint32_t* indices, uint8_t* bits, const float* scores,
+                         size_t count, float floor) {
+  const VF least = hn::Set(F32(), floor);
+  const size_t whole = count / 64 * 64;
+  for (size_t s = 0; s < whole; s += kLanes) {
+    hn::StoreMaskBits(F32(), hn::Ge(hn::LoadU(F32(), scores + s), least), bits + s / 8);  // NaN: no
+  }
+  size_t kept = 0;
+  for (size_t s = 0; s < whole; s += 64) {
+    uint64_t word;
+    std::memcpy(&word, bits + s / 8, sizeof(word));
+    kept += write_bit_positions(indices + kept, word, static_cast<uint32_t>(s));
+  }
+  for (size_t s = whole; s < count; ++s) {
     indices[kept] = static_cast<uint32_t>(s);
-    kept += orders[kept] >= floor ? 1 : 0;
+    kept += scores[s] >= floor ? 1 : 0;
+  }
+  // One by one: a gather instruction of 16 takes some 40 cycles.
+  auto* kept_scores = reinterpret_cast<float*>(orders);
+#pragma clang loop vectorize(disable)
+  for (size_t i = 0; i < kept; ++i) kept_scores[i] = scores[indices[i]];
+  for (size_t i = 0; i < kept; i += kLanes) {
+    hn::StoreU(order_of(hn::LoadU(F32(), kept_scores + i)), U32(), orders + i);
   }
   std::fill(orders + kept, orders + whole_vectors(kept), 0u);
   return kept;
 }
 
-// An order that about k + 3 deviations of the scores reach, from every 16th score. sample: room for count /
-// 16 and a vector.
-inline uint32_t guess_floor(uint32_t* sample, const float* scores, size_t count, size_t k) {
+// All of them, NaN too.
+inline size_t keep_all(uint32_t* orders, uint32_t* indices, const float* scores, size_t count) {
+  for (size_t s = 0; s < count; ++s) {
+    orders[s] = score_order(scores[s]);
+    indices[s] = static_cast<uint32_t>(s);
+  }
+  std::fill(orders + count, orders + whole_vectors(count), 0u);
+  return count;
+}
+
+// A score that about k + 3 deviations of the scores reach, from every 16th score; NaN where a sample says
+// nothing. sample: room for count / 16 scores.
+inline float guess_floor(uint32_t* sample, const float* scores, size_t count, size_t k) {
   constexpr size_t kStride = 16;
-  const size_t size = count / kStride;
+  constexpr size_t kTaken = kStride * kLanes;  // scores that give one vector of samples
+  const size_t size = count / kTaken * kLanes;
   // Of the k best, k / 16 are in the sample, give or take sqrt(k / 16).
   const double expected = static_cast<double>(k) / static_cast<double>(kStride);
   const auto rank = static_cast<size_t>(expected + 3.0 * std::sqrt(expected) + 3.0);
-  if (rank >= size) return 0;
-  // The offset within a stride varies, lest a period in the text be met at one phase only.
-  for (size_t i = 0; i < size; ++i) sample[i] = score_order(scores[i * kStride + (i * 7) % kStride]);
-  std::fill(sample + size, sample + whole_vectors(size), 0u);
-  return kth_largest(sample, size, rank);
+  if (rank >= size) return NAN;
+  // Of 16 vectors each gives one lane (two give one, with 8 lanes), a different one each time, lest a period
+  // in the text be met at one phase only. Blending costs a load a vector, gathering 40 cycles each 16.
+  const auto lane = hn::Iota(U32(), 0);
+  for (size_t at = 0; at < size; at += kLanes) {
+    const float* taken = scores + at * kStride;
+    VF blend = hn::LoadU(F32(), taken);
+    for (size_t v = 1; v < kStride; ++v) {
+      const auto here = hn::Eq(lane, hn::Set(U32(), static_cast<uint32_t>(v * 7 % kLanes)));
+      blend = hn::IfThenElse(hn::RebindMask(F32(), here), hn::LoadU(F32(), taken + v * kLanes), blend);
+    }
+    hn::StoreU(order_of(blend), U32(), sample + at);
+  }
+  // 11 bits tell scores apart to a few per mille of the range of the sample's exponents: enough for a floor.
+  return score_of_order(kth_largest(sample, size, rank, 11));
 }
 
 inline constexpr uint32_t kSkipped = 0xffffffffu;  // an order no score has: it would be a positive NaN's
@@ -121,11 +198,13 @@ inline size_t top_k_simd(uint32_t* out, const float* scores, size_t count, size_
   }
   if (k == 0) return 0;
   const size_t room = whole_vectors(count) + 2 * kLanes;
-  auto* orders = reinterpret_cast<uint32_t*>(worker_scratch(scratch, worker, 2 * room * sizeof(uint32_t)));
+  auto* orders = reinterpret_cast<uint32_t*>(
+      worker_scratch(scratch, worker, 2 * room * sizeof(uint32_t) + count / 8 + sizeof(uint64_t)));
   uint32_t* indices = orders + room;
-  const uint32_t floor = guess_floor(orders, scores, count, k);
-  size_t kept = keep_above(orders, indices, scores, count, floor);
-  if (kept < k) kept = keep_above(orders, indices, scores, count, 0);
+  auto* bits = reinterpret_cast<uint8_t*>(indices + room);
+  const float floor = guess_floor(orders, scores, count, k);
+  size_t kept = std::isnan(floor) ? 0 : keep_above(orders, indices, bits, scores, count, floor);
+  if (kept < k) kept = keep_all(orders, indices, scores, count);
   const uint32_t threshold = kth_largest(orders, kept, k);
   // More may tie at the threshold than fit: the earliest of them are left out, by taking their order away.
   const size_t reaching = threshold == 0 ? kept : count_at_least(orders, kept, threshold);
