@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "core/split_mix.h"
+
 namespace keysieve {
 
 // Wilson's score interval for a share (1927), 95%: [low, high] within [0, 1]; [0, 1] for no trials.
@@ -21,23 +23,5 @@ std::array<double, 2> bootstrap_mean95(std::span<const std::vector<double>> bloc
 std::vector<std::vector<double>> blocks_of(std::span<const double> values, size_t size);
 
 double mean(std::span<const double> values);  // 0 for none
-
-// splitmix64 (Steele, Lea, Flood 2014): small, fast, the same on every machine.
-class SplitMix {
- public:
-  explicit SplitMix(uint64_t seed) : state_(seed) {}
-  uint64_t next() {
-    state_ += 0x9e3779b97f4a7c15u;
-    uint64_t z = state_;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  }
-  // Uniform in [0, bound), up to a bias of bound / 2^64.
-  size_t below(size_t bound) { return static_cast<size_t>(next() % bound); }
-
- private:
-  uint64_t state_;
-};
 
 }  // namespace keysieve
