@@ -52,11 +52,8 @@ HWY_INLINE size_t count_at_least(const uint32_t* orders, size_t count, uint32_t 
   return hn::GetLane(hn::SumOfLanes(U32(), hn::Add(hits[0], hits[1])));
 }
 
-// The largest order that at least k of orders [count, zero-padded to whole vectors] reach; 1 <= k <= count.
-// With `most_bits` < 32 only so many of the bits in which orders differ are found: the result is then at most
-// that order, and near it.
-inline uint32_t kth_largest(const uint32_t* orders, size_t count, size_t k, int most_bits = 32) {
-  // Bits that all orders share need no counting: softmax scores differ in the lower 25 or so.
+// The bits in which any two of orders [count] differ.
+inline uint32_t differing_bits(const uint32_t* orders, size_t count) {
   VU32 differing_lanes = hn::Zero(U32());
   const VU32 any = hn::Set(U32(), orders[0]);
   size_t i = 0;
@@ -68,11 +65,46 @@ inline uint32_t kth_largest(const uint32_t* orders, size_t count, size_t k, int 
   uint32_t differing = 0;
   for (const uint32_t lane : lanes) differing |= lane;
   for (; i < count; ++i) differing |= orders[i] ^ orders[0];
-  const int first_bit = 32 - std::countl_zero(differing);
+  return differing;
+}
+
+// Copies the orders in [first, first + width) to out, zero-padded to whole vectors; returns how many. out may
+// be orders.
+inline size_t copy_range(uint32_t* out, const uint32_t* orders, size_t count, uint32_t first,
+                         uint32_t width) {
+  size_t written = 0;
+  for (size_t i = 0; i < count; i += kLanes) {
+    const VU32 order = hn::LoadU(U32(), orders + i);
+    const auto within = hn::Lt(hn::Sub(order, hn::Set(U32(), first)), hn::Set(U32(), width));
+    hn::StoreU(hn::Compress(order, within), U32(), out + written);
+    written += hn::CountTrue(U32(), within);
+  }
+  std::fill(out + written, out + whole_vectors(written), 0u);
+  return written;
+}
+
+// The largest order that at least k of orders [count, zero-padded to whole vectors] reach; 1 <= k <= count.
+// It is found bit by bit from the highest; after every 4 bits only the orders that still match are counted on
+// (in `matching`, room for count + 2 vectors). With `most_bits` < 32 only so many of the bits in which orders
+// differ are found: the result is then at most that order, and near it.
+inline uint32_t kth_largest(const uint32_t* orders, size_t count, size_t k, uint32_t* matching,
+                            int most_bits = 32) {
+  // Bits that all orders share need no counting: softmax scores differ in the lower 25 or so.
+  const int first_bit = 32 - std::countl_zero(differing_bits(orders, count));
   uint32_t found = first_bit == 32 ? 0 : orders[0] >> first_bit << first_bit;
-  for (int bit = first_bit - 1; bit >= std::max(0, first_bit - most_bits); --bit) {
+  size_t above = 0;  // orders past every one that matches what is found
+  const int last_bit = std::max(0, first_bit - most_bits);
+  for (int bit = first_bit - 1; bit >= last_bit; --bit) {
     const uint32_t trial = found | 1u << bit;
-    found = count_at_least(orders, count, trial) >= k ? trial : found;
+    const size_t reaching = count_at_least(orders, count, trial);
+    const bool reached = reaching >= k;
+    found = reached ? trial : found;
+    above = reached ? above : reaching;
+    if ((first_bit - bit) % 4 != 0 || bit - last_bit < 4 || count <= 2 * kLanes) continue;
+    count = copy_range(matching, orders, count, found, 1u << bit);
+    orders = matching;
+    k -= above;
+    above = 0;
   }
   return found;
 }
@@ -149,7 +181,7 @@ inline size_t keep_all(uint32_t* orders, uint32_t* indices, const float* scores,
 }
 
 // A score that about k + 3 deviations of the scores reach, from every 16th score; NaN where a sample says
-// nothing. sample: room for count / 16 scores.
+// nothing. sample: room for count / 8 scores and 2 vectors.
 inline float guess_floor(uint32_t* sample, const float* scores, size_t count, size_t k) {
   constexpr size_t kStride = 16;
   constexpr size_t kTaken = kStride * kLanes;  // scores that give one vector of samples
@@ -171,7 +203,7 @@ inline float guess_floor(uint32_t* sample, const float* scores, size_t count, si
     hn::StoreU(order_of(blend), U32(), sample + at);
   }
   // 11 bits tell scores apart to a few per mille of the range of the sample's exponents: enough for a floor.
-  return score_of_order(kth_largest(sample, size, rank, 11));
+  return score_of_order(kth_largest(sample, size, rank, sample + size, 11));
 }
 
 inline constexpr uint32_t kSkipped = 0xffffffffu;  // an order no score has: it would be a positive NaN's
@@ -199,13 +231,14 @@ inline size_t top_k_simd(uint32_t* out, const float* scores, size_t count, size_
   if (k == 0) return 0;
   const size_t room = whole_vectors(count) + 2 * kLanes;
   auto* orders = reinterpret_cast<uint32_t*>(
-      worker_scratch(scratch, worker, 2 * room * sizeof(uint32_t) + count / 8 + sizeof(uint64_t)));
+      worker_scratch(scratch, worker, 3 * room * sizeof(uint32_t) + count / 8 + sizeof(uint64_t)));
   uint32_t* indices = orders + room;
-  auto* bits = reinterpret_cast<uint8_t*>(indices + room);
-  const float floor = guess_floor(orders, scores, count, k);
+  uint32_t* matching = indices + room;
+  auto* bits = reinterpret_cast<uint8_t*>(matching + room);
+  const float floor = guess_floor(matching, scores, count, k);
   size_t kept = std::isnan(floor) ? 0 : keep_above(orders, indices, bits, scores, count, floor);
   if (kept < k) kept = keep_all(orders, indices, scores, count);
-  const uint32_t threshold = kth_largest(orders, kept, k);
+  const uint32_t threshold = kth_largest(orders, kept, k, matching);
   // More may tie at the threshold than fit: the earliest of them are left out, by taking their order away.
   const size_t reaching = threshold == 0 ? kept : count_at_least(orders, kept, threshold);
   size_t ties_to_skip = reaching - k;
