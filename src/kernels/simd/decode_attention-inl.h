@@ -16,20 +16,32 @@
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
-// out [head_dim] from the parts of one query head; part p's results are `stride` floats after those of part p
-// - 1.
-inline void merge_parts(float* out, const float* top, const float* total, const float* part_out,
-                        size_t stride, size_t parts, size_t dim) {
-  float largest = top[0];
-  for (size_t p = 1; p < parts; ++p) largest = std::max(largest, top[p * stride]);
+// out [dim] from the parts of one query head, whose results lie `stride` floats apart. The maxima become the
+// parts' weights.
+inline void merge_parts(float* out, const PartResult& first, size_t stride, size_t parts, size_t dim) {
+  float largest = *first.maximum;
+  for (size_t p = 1; p < parts; ++p) largest = std::max(largest, first.maximum[p * stride]);
   float sum = 0.0f;
-  std::fill_n(out, dim, 0.0f);
   for (size_t p = 0; p < parts; ++p) {
-    const float weight = fast_exp(top[p * stride] - largest);
-    sum += weight * total[p * stride];
-    for (size_t d = 0; d < dim; ++d) out[d] += weight * part_out[p * stride + d];
+    float& weight = first.maximum[p * stride];
+    weight = fast_exp(weight - largest);
+    sum += weight * first.total[p * stride];
   }
-  for (size_t d = 0; d < dim; ++d) out[d] /= sum;
+  const float inverse = 1.0f / sum;
+  size_t d = 0;
+  for (; d + kLanes <= dim; d += kLanes) {
+    VF total = hn::Zero(F32());
+    for (size_t p = 0; p < parts; ++p) {
+      const VF weight = hn::Set(F32(), first.maximum[p * stride]);
+      total = hn::MulAdd(weight, hn::LoadU(F32(), first.out + p * stride + d), total);
+    }
+    hn::StoreU(hn::Mul(total, hn::Set(F32(), inverse)), F32(), out + d);
+  }
+  for (; d < dim; ++d) {
+    float total = 0.0f;
+    for (size_t p = 0; p < parts; ++p) total += first.maximum[p * stride] * first.out[p * stride + d];
+    out[d] = total * inverse;
+  }
 }
 
 // What one (query, KV head) reads, cut into parts whose results lie one after another.
@@ -87,9 +99,9 @@ struct PartPlan {
     const PartResult first = result(results, 0);
     for (size_t h = 0; h < heads_per_group; ++h) {
       const size_t head = kv_head * heads_per_group + h;
-      merge_parts(args.out + (query * args.heads + head) * args.kv.head_dim, first.maximum + h,
-                  first.total + h, first.out + h * args.kv.head_dim, part_floats, parts(query, kv_head),
-                  args.kv.head_dim);
+      merge_parts(args.out + (query * args.heads + head) * args.kv.head_dim,
+                  {first.maximum + h, first.total + h, first.out + h * args.kv.head_dim}, part_floats,
+                  parts(query, kv_head), args.kv.head_dim);
     }
   }
 };

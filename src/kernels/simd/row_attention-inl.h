@@ -113,14 +113,21 @@ HWY_INLINE void part_softmax(float* scores, const VF* top, size_t count, float* 
     sums[h] = hn::Zero(F32());
   }
   // All heads side by side: one exponential alone would wait for its own 13 operations in a row.
-  for (size_t j = 0; j < count; j += kLanes) {
-    const auto keep = hn::FirstN(F32(), std::min(count - j, kLanes));
+  const size_t whole = count / kLanes * kLanes;
+  for (size_t j = 0; j < whole; j += kLanes) {
     for (size_t h = 0; h < kHeads; ++h) {
       float* at = scores + h * kPartKeys + j;
-      const VF e = hn::IfThenElseZero(keep, exp_of(hn::Sub(hn::LoadU(F32(), at), largest[h])));
+      const VF e = exp_of(hn::Sub(hn::LoadU(F32(), at), largest[h]));
       hn::StoreU(e, F32(), at);
       sums[h] = hn::Add(sums[h], e);
     }
+  }
+  for (size_t h = 0; h < kHeads && whole < count; ++h) {
+    float* at = scores + h * kPartKeys + whole;
+    const VF e = hn::IfThenElseZero(hn::FirstN(F32(), count - whole),
+                                    exp_of(hn::Sub(hn::LoadU(F32(), at), largest[h])));
+    hn::StoreU(e, F32(), at);
+    sums[h] = hn::Add(sums[h], e);
   }
   for (size_t h = 0; h < kHeads; ++h) total[h] = hn::GetLane(hn::SumOfLanes(F32(), sums[h]));
 }
