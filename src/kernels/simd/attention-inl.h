@@ -12,30 +12,31 @@
 #include "kernels/simd/vectors-inl.h"
 
 // Dense prefill attention. A block of neighbouring queries and all query heads of one KV head share the keys
-// they read. The rows are taken 64 at a time into a contiguous fp32 tile (keys transposed), scored, masked by
+// they read. The keys are taken 64 at a time into a contiguous fp32 tile (transposed, 32 KB with the values,
+// so both stay in an L1 cache of 48 KB); a few rows of queries at a time are scored against it, masked by
 // causality, and folded into a running softmax (FlashAttention's online form, arXiv 2205.14135).
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
-inline constexpr size_t kTileKeys = 64;      // 64 keys and values of head 64 in fp32: 32 KB, an L1 cache
-inline constexpr size_t kBlockQueries = 32;  // the tile is built once per block: 96 rows share it at 3 heads
+inline constexpr size_t kTileKeys = 64;
+inline constexpr size_t kBlockQueries = 64;  // the tile is built once per block: 192 rows share it at 3 heads
 
 // The memory one worker needs for a block of `rows` = queries x heads per KV head.
 struct AttentionTile {
   float* q;        // [rows, head_dim], scaled
   float* keys;     // [padded_dim, kTileKeys]
   float* values;   // [kTileKeys, padded_dim]
-  float* scores;   // [rows, kTileKeys]
+  float* scores;   // [kGemmRows, kTileKeys]
   float* out;      // [rows, padded_dim]
-  float* top;      // [rows] running maximum
-  float* total;    // [rows] running sum
+  float* top;      // [rows] what the exponentials are relative to
+  float* total;    // [rows, kLanes] running sums
   float* staging;  // [kTileKeys, padded_dim] keys before transposition
   size_t rows;
   size_t padded_dim;  // head_dim rounded up to whole vectors
 };
 
 inline size_t tile_floats(size_t rows, size_t padded_dim) {
-  return 2 * rows * padded_dim + 3 * padded_dim * kTileKeys + rows * kTileKeys + 2 * rows +
+  return 2 * rows * padded_dim + 3 * padded_dim * kTileKeys + kGemmRows * kTileKeys + rows * (1 + kLanes) +
          10 * kAlignment / sizeof(float);
 }
 
@@ -53,10 +54,10 @@ inline AttentionTile carve_tile(std::byte* memory, size_t rows, size_t head_dim)
   tile.keys = take(tile.padded_dim * kTileKeys);
   tile.values = take(tile.padded_dim * kTileKeys);
   tile.staging = take(tile.padded_dim * kTileKeys);
-  tile.scores = take(rows * kTileKeys);
+  tile.scores = take(kGemmRows * kTileKeys);
   tile.out = take(rows * tile.padded_dim);
   tile.top = take(rows);
-  tile.total = take(rows);
+  tile.total = take(rows * kLanes);
   return tile;
 }
 
@@ -123,53 +124,91 @@ inline void load_tile(const AttentionTile& tile, const KvView& kv, size_t kv_hea
 }
 
 inline constexpr float kMasked = -1e30f;  // far below any score, yet finite: no NaN from inf - inf
+// The exponentials of a row are relative to its largest score when that was last looked for. A larger one is
+// no reason to look again until it is e^8 times as large: sums of such numerators lose nothing in fp32, and
+// one comparison stands in for a horizontal maximum and for scaling the row's outputs.
+inline constexpr float kTopSlack = 8.0f;
 
-// One row of scores: masks it, updates the running maximum and sum, leaves e^(score - max) in place.
-// keep [kTileKeys / kLanes] gives the visible keys of each vector.
-HWY_INLINE void softmax_row(const AttentionTile& tile, size_t row, const hn::Mask<F32>* keep) {
-  constexpr size_t kVectors = kTileKeys / kLanes;
-  float* scores = tile.scores + row * kTileKeys;
+// Makes `top` what the row's exponentials are relative to.
+inline void raise_top(const AttentionTile& tile, size_t row, float top) {
+  const VF shrink = hn::Set(F32(), fast_exp(tile.top[row] - top));
+  const auto scale = [&](float* values)
+                         HWY_ATTR { hn::StoreU(hn::Mul(hn::LoadU(F32(), values), shrink), F32(), values); };
+  scale(tile.total + row * kLanes);
+  float* out = tile.out + row * tile.padded_dim;
+  for (size_t d = 0; d < tile.padded_dim; d += kLanes) scale(out + d);
+  tile.top[row] = top;
+}
+
+// One row of scores, the first kVectors * kLanes of which are in use: e^(score - top) in place, 0 from
+// `visible` on; adds them to the row's running sum. visible is not 0.
+template <size_t kVectors>
+HWY_INLINE void softmax_row(const AttentionTile& tile, float* scores, size_t row, size_t visible) {
   VF v[kVectors];
-  VF largest = hn::Set(F32(), tile.top[row]);
-  for (size_t i = 0; i < kVectors; ++i) {
-    v[i] = hn::IfThenElse(keep[i], hn::LoadU(F32(), scores + i * kLanes), hn::Set(F32(), kMasked));
-    largest = hn::Max(largest, v[i]);
+  for (size_t i = 0; i < kVectors; ++i) v[i] = hn::LoadU(F32(), scores + i * kLanes);
+  const bool whole = visible >= kVectors * kLanes;
+  if (!whole) {
+    for (size_t i = 0; i < kVectors; ++i) {
+      const size_t seen = std::min(kLanes, visible - std::min(visible, i * kLanes));
+      v[i] = hn::IfThenElse(hn::FirstN(F32(), seen), v[i], hn::Set(F32(), kMasked));
+    }
   }
-  largest = hn::MaxOfLanes(F32(), largest);
-  const float top = hn::GetLane(largest);
-  VF sum = hn::Zero(F32());
+  VF largest = v[0];
+  for (size_t i = 1; i < kVectors; ++i) largest = hn::Max(largest, v[i]);
+  if (!hn::AllFalse(F32(), hn::Gt(largest, hn::Set(F32(), tile.top[row] + kTopSlack)))) {
+    raise_top(tile, row, hn::GetLane(hn::MaxOfLanes(F32(), largest)));
+  }
+  const VF top = hn::Set(F32(), tile.top[row]);
+  VF sum = hn::LoadU(F32(), tile.total + row * kLanes);
   for (size_t i = 0; i < kVectors; ++i) {
-    const VF e = hn::IfThenElseZero(keep[i], exp_of(hn::Sub(v[i], largest)));
+    VF e = exp_of(hn::Sub(v[i], top));
+    if (!whole) {
+      const size_t seen = std::min(kLanes, visible - std::min(visible, i * kLanes));
+      e = hn::IfThenElseZero(hn::FirstN(F32(), seen), e);
+    }
     hn::StoreU(e, F32(), scores + i * kLanes);
     sum = hn::Add(sum, e);
   }
-  if (top > tile.top[row]) {
-    const float shrink = fast_exp(tile.top[row] - top);
-    tile.total[row] *= shrink;
-    float* out = tile.out + row * tile.padded_dim;
-    for (size_t d = 0; d < tile.padded_dim; d += kLanes) {
-      hn::StoreU(hn::Mul(hn::LoadU(F32(), out + d), hn::Set(F32(), shrink)), F32(), out + d);
-    }
-    tile.top[row] = top;
-  }
-  tile.total[row] += hn::GetLane(hn::SumOfLanes(F32(), sum));
+  hn::StoreU(sum, F32(), tile.total + row * kLanes);
 }
 
-// Scores, masks and folds in one loaded tile. visible(query, vector) gives the mask of kLanes keys.
-template <class Visible>
-inline void fold_tile(const AttentionTile& tile, size_t heads_per_group, const Visible& visible) {
-  constexpr size_t kVectors = kTileKeys / kLanes;
-  small_gemm({tile.scores, kTileKeys, tile.q, tile.padded_dim, tile.keys, kTileKeys, tile.rows, kTileKeys,
-              tile.padded_dim, false});
-  hn::Mask<F32> keep[kVectors];
-  for (size_t row = 0; row < tile.rows; ++row) {
-    if (row % heads_per_group == 0) {
-      for (size_t i = 0; i < kVectors; ++i) keep[i] = visible(row / heads_per_group, i);
+// Folds the first kVectors * kLanes keys of the loaded tile into kGemmRows (or fewer) rows. visible [rows]:
+// how many of them each row may see, ascending.
+template <size_t kVectors>
+inline void fold_rows(const AttentionTile& tile, size_t first_row, size_t rows, const size_t* visible) {
+  small_gemm({tile.scores, kTileKeys, tile.q + first_row * tile.padded_dim, tile.padded_dim, tile.keys,
+              kTileKeys, rows, kVectors * kLanes, tile.padded_dim, false});
+  for (size_t r = 0; r < rows; ++r) {
+    float* scores = tile.scores + r * kTileKeys;
+    if (visible[r] == 0) {
+      std::fill_n(scores, kVectors * kLanes, 0.0f);
+    } else {
+      softmax_row<kVectors>(tile, scores, first_row + r, visible[r]);
     }
-    softmax_row(tile, row, keep);
   }
-  small_gemm({tile.out, tile.padded_dim, tile.scores, kTileKeys, tile.values, tile.padded_dim, tile.rows,
-              tile.padded_dim, kTileKeys, true});
+  small_gemm({tile.out + first_row * tile.padded_dim, tile.padded_dim, tile.scores, kTileKeys, tile.values,
+              tile.padded_dim, rows, tile.padded_dim, std::min(visible[rows - 1], kVectors * kLanes), true});
+}
+
+// Scores, masks and folds in one loaded tile: row 0 sees `visible_first` of its keys (0 or less: none), the
+// rows of each further query one more.
+inline void fold_tile(const AttentionTile& tile, size_t heads_per_group, ptrdiff_t visible_first) {
+  for (size_t row = 0; row < tile.rows; row += kGemmRows) {
+    const size_t rows = std::min(kGemmRows, tile.rows - row);
+    size_t visible[kGemmRows];
+    for (size_t r = 0; r < rows; ++r) {
+      const auto query = static_cast<ptrdiff_t>((row + r) / heads_per_group);
+      visible[r] = static_cast<size_t>(
+          std::clamp<ptrdiff_t>(visible_first + query, 0, static_cast<ptrdiff_t>(kTileKeys)));
+    }
+    // On the diagonal only the vectors that some row sees are worked on.
+    const size_t quarters = (visible[rows - 1] * 4 + kTileKeys - 1) / kTileKeys;
+    constexpr size_t kQuarter = kTileKeys / 4 / kLanes;
+    if (quarters == 4) fold_rows<4 * kQuarter>(tile, row, rows, visible);
+    if (quarters == 3) fold_rows<3 * kQuarter>(tile, row, rows, visible);
+    if (quarters == 2) fold_rows<2 * kQuarter>(tile, row, rows, visible);
+    if (quarters == 1) fold_rows<1 * kQuarter>(tile, row, rows, visible);
+  }
 }
 
 // Row q * heads_per_group + h of the tile is query q of the block, head h of the group.
@@ -186,7 +225,7 @@ inline void begin_block(const AttentionTile& tile, const AttentionArgs& args, si
   }
   std::fill_n(tile.out, tile.rows * tile.padded_dim, 0.0f);
   std::fill_n(tile.top, tile.rows, kMasked);
-  std::fill_n(tile.total, tile.rows, 0.0f);
+  std::fill_n(tile.total, tile.rows * kLanes, 0.0f);
 }
 
 inline void end_block(const AttentionTile& tile, const AttentionArgs& args, size_t first_query,
@@ -196,7 +235,8 @@ inline void end_block(const AttentionTile& tile, const AttentionArgs& args, size
   for (size_t row = 0; row < tile.rows; ++row) {
     const size_t query = first_query + row / heads_per_group;
     float* out = args.out + (query * args.heads + kv_head * heads_per_group + row % heads_per_group) * dim;
-    const float inverse = 1.0f / tile.total[row];
+    const VF total = hn::LoadU(F32(), tile.total + row * kLanes);
+    const float inverse = 1.0f / hn::GetLane(hn::SumOfLanes(F32(), total));
     for (size_t d = 0; d < dim; ++d) out[d] = tile.out[row * tile.padded_dim + d] * inverse;
   }
 }
@@ -213,15 +253,10 @@ inline void dense_block(const AttentionArgs& args, size_t first_query, size_t qu
   const size_t visible_first =
       args.first_visible + first_query;  // last slot the block's first query may read
   const size_t end = visible_first + queries;
-  const auto lane = hn::Iota(I32(), 0);
   for (size_t base = 0; base < end; base += kTileKeys) {
-    const size_t count = std::min(kTileKeys, end - base);
-    load_tile<kType>(tile, args.kv, kv_head, base, count);
-    fold_tile(tile, heads_per_group, [&](size_t query, size_t vector) HWY_ATTR {
-      const auto last =
-          static_cast<int32_t>(visible_first + query) - static_cast<int32_t>(base + vector * kLanes);
-      return hn::RebindMask(F32(), hn::Not(hn::Gt(lane, hn::Set(I32(), last))));
-    });
+    load_tile<kType>(tile, args.kv, kv_head, base, std::min(kTileKeys, end - base));
+    fold_tile(tile, heads_per_group,
+              static_cast<ptrdiff_t>(visible_first + 1) - static_cast<ptrdiff_t>(base));
   }
   end_block(tile, args, first_query, kv_head);
 }

@@ -26,6 +26,8 @@ struct SmallGemm {
 };
 
 // kRows x kVectors sums in registers: 6 x 4 of the 32 registers of AVX-512, 6 x 2 of AVX2's 16.
+inline constexpr size_t kGemmRows = 6;
+
 template <size_t kRows, size_t kVectors>
 HWY_INLINE void gemm_tile(const SmallGemm& g, size_t row, size_t column) {
   VF acc[kRows][kVectors];
@@ -53,7 +55,7 @@ HWY_INLINE void gemm_tile(const SmallGemm& g, size_t row, size_t column) {
 template <size_t kVectors>
 HWY_INLINE void gemm_columns(const SmallGemm& g, size_t column) {
   size_t row = 0;
-  for (; row + 6 <= g.rows; row += 6) gemm_tile<6, kVectors>(g, row, column);
+  for (; row + kGemmRows <= g.rows; row += kGemmRows) gemm_tile<kGemmRows, kVectors>(g, row, column);
   for (; row + 3 <= g.rows; row += 3) gemm_tile<3, kVectors>(g, row, column);
   for (; row < g.rows; ++row) gemm_tile<1, kVectors>(g, row, column);
 }
@@ -62,6 +64,10 @@ inline void small_gemm(const SmallGemm& g) {
   constexpr size_t kWide = HWY_TARGET <= HWY_AVX3_DL ? 4 : 2;
   size_t column = 0;
   for (; column + kWide * kLanes <= g.columns; column += kWide * kLanes) gemm_columns<kWide>(g, column);
+  if constexpr (kWide == 4) {
+    if (column + 3 * kLanes == g.columns) return gemm_columns<3>(g, column);
+    if (column + 2 * kLanes == g.columns) return gemm_columns<2>(g, column);
+  }
   for (; column < g.columns; column += kLanes) gemm_columns<1>(g, column);
 }
 
