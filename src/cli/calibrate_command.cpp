@@ -37,6 +37,10 @@ class CalibrateCommand final : public Command {
     add_count(app, "--budget", budget_, "positions a query reads unless told otherwise")->default_str("512");
     add_count(app, "--sinks", sinks_, "of these, always the first")->default_str("4");
     add_count(app, "--recent", recent_, "of these, always the last")->default_str("16");
+    app.add_option("--index-keys", index_keys_,
+                   "how keys are stored unless told otherwise: i4 (4 bits a value), i8 or f32")
+        ->capture_default_str()
+        ->type_name("KIND");
     output_.add(app, false);
   }
 
@@ -54,6 +58,7 @@ class CalibrateCommand final : public Command {
     job.options.budget = budget_;
     job.options.sinks = sinks_;
     job.options.recent = recent_;
+    job.options.index_keys = parse_index_key_choice(index_keys_);
     const InterruptGuard interrupt;
     job.options.cancel = InterruptGuard::flag();
     Progress progress("calibrating");
@@ -77,9 +82,10 @@ class CalibrateCommand final : public Command {
     };
     std::string text = "keysieve calibrate --model " + name(model_.model) + " --text";
     for (const std::string& file : texts_) text += " " + name(file);
-    return text +
-           fmt::format(" --windows {} --window {} --rank {} --budget {} --sinks {} --recent {} --out {}",
-                       windows_, window_, rank_, budget_, sinks_, recent_, name(out_));
+    return text + fmt::format(
+                      " --windows {} --window {} --rank {} --budget {} --sinks {} --recent {} "
+                      "--index-keys {} --out {}",
+                      windows_, window_, rank_, budget_, sinks_, recent_, index_keys_, name(out_));
   }
 
   void show(const CalibrationReport& report, double seconds) const {
@@ -115,6 +121,7 @@ class CalibrateCommand final : public Command {
   size_t windows_ = 12;
   size_t window_ = 4096;
   size_t budget_ = 512;
+  std::string index_keys_ = "i4";
   size_t sinks_ = 4;
   size_t recent_ = 16;
   OutputArguments output_;

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <span>
 #include <vector>
 
@@ -16,20 +15,17 @@ class HeadMaps {
  public:
   HeadMaps() = default;
   // values [maps, dim, head_dim]
-  HeadMaps(std::span<const float> values, size_t maps, size_t dim, size_t head_dim, const Kernels& kernels,
-           const Threads& threads);
+  HeadMaps(std::span<const float> values, size_t maps, size_t dim, size_t head_dim);
 
   // out [tokens, maps * heads_per_map, dim], x [tokens, maps * heads_per_map, head_dim]
   void apply(float* out, const float* x, size_t tokens, size_t heads_per_map, KernelContext& context) const;
-  size_t bytes() const;
+  size_t bytes() const { return transposed_.size() * sizeof(float); }
 
  private:
-  void apply_rows(float* out, const float* x, size_t tokens, size_t heads_per_map) const;
-
+  size_t maps_ = 0;
   size_t dim_ = 0;
   size_t head_dim_ = 0;
-  std::vector<std::unique_ptr<PackedMatrix>> packed_;  // [maps], each [dim, head_dim]
-  std::vector<float> transposed_;                      // [maps, head_dim, dim]
+  std::vector<float> transposed_;  // [maps, head_dim, dim]
 };
 
 }  // namespace keysieve

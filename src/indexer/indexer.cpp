@@ -13,12 +13,12 @@
 namespace keysieve {
 
 struct Indexer::Layer {
+  std::vector<float> k_bias;  // seed [dim], native [key_heads * dim]; or empty
   // seed
   std::unique_ptr<PackedMatrix> q;            // [heads * dim, hidden]
   std::unique_ptr<PackedMatrix> k;            // [dim, hidden]
   std::unique_ptr<PackedMatrix> head_weight;  // [heads, hidden]
   std::vector<float> q_bias;                  // [heads * dim] or empty
-  std::vector<float> k_bias;                  // [dim] or empty
   std::vector<float> q_norm;                  // [heads * dim] or empty
   std::vector<float> k_norm;                  // [dim] or empty
   // native
@@ -41,8 +41,8 @@ void check_sizes(const IndexerConfig& config, const IndexerLayerWeights& layer, 
        seed ? q_width * config.hidden : (config.map_per_head ? config.heads : config.key_heads) * map);
   need("k", layer.k, seed ? config.dim * config.hidden : config.key_heads * map);
   need("head weights", layer.head_weight, seed ? config.heads * config.hidden : 0);
-  need("q bias", layer.q_bias, config.has_bias ? q_width : 0);
-  need("k bias", layer.k_bias, config.has_bias ? config.dim : 0);
+  need("q bias", layer.q_bias, config.has_bias && seed ? q_width : 0);
+  need("k bias", layer.k_bias, config.has_bias ? config.key_heads * config.dim : 0);
   need("q norm", layer.q_norm, config.has_norm ? q_width : 0);
   need("k norm", layer.k_norm, config.has_norm ? config.dim : 0);
 }
@@ -101,8 +101,9 @@ Indexer::Layer Indexer::pack_layer(const IndexerLayerWeights& weights, const Thr
   const size_t dim = config_.dim;
   if (config_.shape == IndexerShape::native) {
     const size_t maps = config_.map_per_head ? config_.heads : config_.key_heads;
-    layer.q_maps = HeadMaps(weights.q, maps, dim, config_.head_dim, *kernels_, threads);
-    layer.k_maps = HeadMaps(weights.k, config_.key_heads, dim, config_.head_dim, *kernels_, threads);
+    layer.q_maps = HeadMaps(weights.q, maps, dim, config_.head_dim);
+    layer.k_maps = HeadMaps(weights.k, config_.key_heads, dim, config_.head_dim);
+    layer.k_bias = weights.k_bias;
     return layer;
   }
   const auto pack = [&](const std::vector<float>& values, size_t rows) {
@@ -135,7 +136,8 @@ void Indexer::project_keys(float* keys, size_t layer_index, const LayerInputs& i
                            KernelContext& context) const {
   const Layer& layer = layers_[layer_index];
   if (config_.shape == IndexerShape::native) {
-    return layer.k_maps.apply(keys, inputs.k, inputs.tokens, 1, context);
+    layer.k_maps.apply(keys, inputs.k, inputs.tokens, 1, context);
+    return add_bias(keys, layer.k_bias, inputs.tokens);
   }
   const size_t dim = config_.dim;
   const MatmulJob job{keys, dim, layer.k.get()};

@@ -29,8 +29,10 @@ using Names = std::array<std::pair<std::string_view, Enum>, N>;
 constexpr Names<IndexerShape, 2> kShapes{{{"seed", IndexerShape::seed}, {"native", IndexerShape::native}}};
 constexpr Names<SelectionScope, 2> kScopes{
     {{"shared", SelectionScope::shared}, {"per-group", SelectionScope::per_group}}};
-constexpr Names<IndexKeyChoice, 3> kKeyChoices{
-    {{"auto", IndexKeyChoice::automatic}, {"f32", IndexKeyChoice::f32}, {"i8", IndexKeyChoice::i8}}};
+constexpr Names<IndexKeyChoice, 4> kKeyChoices{{{"auto", IndexKeyChoice::automatic},
+                                                {"f32", IndexKeyChoice::f32},
+                                                {"i8", IndexKeyChoice::i8},
+                                                {"i4", IndexKeyChoice::i4}}};
 constexpr Names<IndexCombine, 3> kCombines{{{"relu_sum", IndexCombine::relu_sum},
                                             {"softmax_sum", IndexCombine::softmax_sum},
                                             {"linear_sum", IndexCombine::linear_sum}}};
@@ -183,12 +185,21 @@ SelectionScope parse_selection_scope(std::string_view text) {
   throw Error(ErrorKind::usage, "selection", '"' + std::string(text) + '"', "shared or per-group");
 }
 
+IndexKeyChoice parse_index_key_choice(std::string_view text) {
+  for (const auto& [name, value] : kKeyChoices) {
+    if (name == text) return value;
+  }
+  throw Error(ErrorKind::usage, "index keys", '"' + std::string(text) + '"', list_names(kKeyChoices));
+}
+
 IndexKeyType IndexerConfig::key_type() const {
   switch (key_choice) {
     case IndexKeyChoice::f32:
       return IndexKeyType::f32;
     case IndexKeyChoice::i8:
       return IndexKeyType::i8;
+    case IndexKeyChoice::i4:
+      return IndexKeyType::i4;
     case IndexKeyChoice::automatic:
       break;
   }

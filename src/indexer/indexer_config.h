@@ -27,14 +27,16 @@ enum class SelectionScope { shared, per_group };
 enum class IndexKeyChoice {
   automatic,
   f32,
-  i8
+  i8,
+  i4
 };  // automatic: f32 for `seed` (its exact rule), i8 for `native`
 
-std::string_view to_string(IndexerShape shape);          // "seed", "native"
-std::string_view to_string(SelectionScope scope);        // "shared", "per-group"
-std::string_view to_string(IndexKeyChoice choice);       // "auto", "f32", "i8"
-std::string_view to_string(IndexCombine combine);        // "relu_sum", "softmax_sum", "linear_sum"
-SelectionScope parse_selection_scope(std::string_view);  // throws Error{usage}
+std::string_view to_string(IndexerShape shape);           // "seed", "native"
+std::string_view to_string(SelectionScope scope);         // "shared", "per-group"
+std::string_view to_string(IndexKeyChoice choice);        // "auto", "f32", "i8", "i4"
+std::string_view to_string(IndexCombine combine);         // "relu_sum", "softmax_sum", "linear_sum"
+SelectionScope parse_selection_scope(std::string_view);   // throws Error{usage}
+IndexKeyChoice parse_index_key_choice(std::string_view);  // throws Error{usage}
 
 // Everything run_config.json says about an indexer. Training settings in the file are ignored.
 struct IndexerConfig {
@@ -50,7 +52,7 @@ struct IndexerConfig {
   IndexCombine combine = IndexCombine::relu_sum;
   bool map_per_head =
       false;              // native: q_proj is [heads, dim, head_dim] instead of [key_heads, dim, head_dim]
-  bool has_bias = false;  // seed: found in the weights, not in the JSON
+  bool has_bias = false;  // found in the weights, not in the JSON; native: of the keys only
   bool has_norm = false;  // seed: found in the weights, not in the JSON
 
   size_t budget = 2048;         // positions a query may read (`top_k`), sinks and recent included

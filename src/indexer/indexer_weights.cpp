@@ -148,7 +148,7 @@ void IndexerFile::check_complete() {
     need(layer.q, true, TensorRole::q);
     need(layer.k, true, TensorRole::k);
     need(layer.head_weight, seed, TensorRole::head_weight);
-    need(layer.q_bias, config_.has_bias, TensorRole::q_bias);
+    need(layer.q_bias, config_.has_bias && seed, TensorRole::q_bias);
     need(layer.k_bias, config_.has_bias, TensorRole::k_bias);
     need(layer.q_norm, config_.has_norm, TensorRole::q_norm);
     need(layer.k_norm, config_.has_norm, TensorRole::k_norm);
@@ -186,7 +186,8 @@ std::vector<SavedPart> parts_of(const IndexerConfig& config, const IndexerLayerW
   if (config.shape == IndexerShape::native) {
     const uint64_t maps = config.map_per_head ? heads : config.key_heads;
     return {{"q_proj", {maps, dim, config.head_dim}, layer.q, true},
-            {"k_proj", {config.key_heads, dim, config.head_dim}, layer.k, true}};
+            {"k_proj", {config.key_heads, dim, config.head_dim}, layer.k, true},
+            {"k_bias", {config.key_heads, dim}, layer.k_bias, config.has_bias}};
   }
   return {{"wq.weight", {heads * dim, config.hidden}, layer.q, true},
           {"wk.weight", {dim, config.hidden}, layer.k, true},

@@ -15,14 +15,14 @@ namespace keysieve {
 
 // One layer of an indexer as plain fp32 numbers: what training changes and files hold. Row-major.
 struct IndexerLayerWeights {
-  std::vector<float> q;  // seed [heads * dim, hidden]; native [heads or key_heads, dim, head_dim]
-  std::vector<float> k;  // seed [dim, hidden];         native [key_heads, dim, head_dim]
+  std::vector<float> q;            // seed [heads * dim, hidden]; native [heads or key_heads, dim, head_dim]
+  std::vector<float> k;            // seed [dim, hidden];         native [key_heads, dim, head_dim]
+  std::vector<float> head_weight;  // seed [heads, hidden]
+  std::vector<float> q_bias;       // seed [heads * dim] or empty
+  std::vector<float> k_bias;       // seed [dim], native [key_heads * dim]; or empty
   // seed only:
-  std::vector<float> head_weight;  // [heads, hidden]
-  std::vector<float> q_bias;       // [heads * dim] or empty
-  std::vector<float> k_bias;       // [dim] or empty
-  std::vector<float> q_norm;       // [heads * dim] or empty: RMS norm over all heads of a token at once
-  std::vector<float> k_norm;       // [dim] or empty
+  std::vector<float> q_norm;  // [heads * dim] or empty: RMS norm over all heads of a token at once
+  std::vector<float> k_norm;  // [dim] or empty
   // Every matrix value is exact in this type (f32, f16 or bf16), so packed weights need no more bytes than
   // that.
   DType dtype = DType::f32;

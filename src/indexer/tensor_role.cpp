@@ -166,6 +166,10 @@ TensorRole seed_role(const TensorInfo& tensor, const IndexerConfig& config) {
 
 TensorRole native_role(const TensorInfo& tensor, const IndexerConfig& config) {
   const uint64_t maps = config.map_per_head ? config.heads : config.key_heads;
+  if (tensor.shape.size() == 2) {
+    return pick(tensor, {{TensorRole::k_bias, Hint::k, {config.key_heads, config.dim}}},
+                fmt::format("k_bias [{}, {}]", config.key_heads, config.dim));
+  }
   const std::vector<Candidate> candidates{
       {TensorRole::q, Hint::q, {maps, config.dim, config.head_dim}},
       {TensorRole::k, Hint::k, {config.key_heads, config.dim, config.head_dim}}};

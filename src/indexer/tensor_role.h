@@ -22,7 +22,8 @@ std::optional<size_t> layer_in_name(std::string_view name);
 // between bias and norm. Throws Error{mismatch} where the name says one thing and the shape another,
 // Error{unsupported} for a layer norm's bias, Error{format} for what fits nothing. All name the tensor.
 TensorRole seed_role(const TensorInfo& tensor, const IndexerConfig& config);
-// layers.{i}.indexer.q_proj [maps, dim, head_dim] and k_proj [key_heads, dim, head_dim], `.weight` allowed.
+// layers.{i}.indexer.q_proj [maps, dim, head_dim] and k_proj [key_heads, dim, head_dim], `.weight` allowed,
+// and k_bias [key_heads, dim].
 TensorRole native_role(const TensorInfo& tensor, const IndexerConfig& config);
 
 }  // namespace keysieve

@@ -6,7 +6,7 @@
 
 namespace keysieve {
 
-// exp(x) for x <= 0 as every kernel family computes it, operation for operation, so that index scores are
+// exp(x) for x <= 88 as every kernel family computes it, operation for operation, so that index scores are
 // bitwise equal on all of them. x = n ln 2 + r with |r| <= ln(2)/2; e^r by a degree-5 Taylor polynomial with
 // the last two coefficients refitted; relative error below 2.5e-7. Below -87 the result is flushed to e^-87
 // = 1.6e-38.
@@ -39,8 +39,8 @@ inline float fast_exp(float x) {
   return p * std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
 }
 
-// e^x as index scores use it, on all families alike: x log2(e) + 127 in fixed point IS the bit
-// pattern of about e^x (Schraudolph, "A fast, compact approximation of the exponential function", 1999):
+// e^x as scores of rounded index keys use it, on all families alike: x log2(e) + 127 in fixed point IS the
+// bit pattern of about e^x (Schraudolph, "A fast, compact approximation of the exponential function", 1999):
 // exact at powers of two, between them a straight line, at most 6.2% above. Order within a head is untouched,
 // and 6% between heads is 0.06 in a score that a 4-bit key moves by more. 3 vector operations instead of 17.
 struct IndexExp {

@@ -70,6 +70,18 @@ struct AttentionArgs {
   const SelectionView* selection;  // null: dense
 };
 
+// Small matrices applied head by head: out[t, h] = map[h / heads_per_map] * x[t, h].
+struct HeadMapArgs {
+  float* out;         // [tokens, heads, dim]
+  const float* x;     // [tokens, heads, head_dim]
+  const float* maps;  // [heads / heads_per_map, head_dim, dim]: each matrix transposed
+  size_t tokens;
+  size_t heads;
+  size_t heads_per_map;
+  size_t head_dim;
+  size_t dim;
+};
+
 // One query's scores over stored index keys, for the query heads that share one key head.
 struct IndexScoreArgs {
   float* scores;             // [count rounded up to 16]
@@ -128,6 +140,9 @@ class Kernels {
 
   // Softmax attention over all visible slots or over each query's selection (keys not selected are not read).
   virtual void attention(const AttentionArgs& args, KernelScratch& scratch, const Threads& threads) const = 0;
+
+  // On the calling thread. A token's result does not depend on the others.
+  virtual void map_heads(const HeadMapArgs& args) const = 0;
 
   // See IndexCombine for the formulas. Runs on the calling thread; `worker` picks the scratch.
   virtual void index_scores(const IndexScoreArgs& args, KernelScratch& scratch, int worker) const = 0;

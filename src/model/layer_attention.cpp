@@ -76,8 +76,8 @@ void attend(Chunk& chunk, const KvView& kv, size_t first, size_t count, size_t f
 
 // Bytes of index keys that scoring `slots` slots reads.
 uint64_t index_bytes(const KeySelector::KeyShape& shape, uint64_t slots) {
-  return shape.heads *
-         (index_key_bytes(shape.type, shape.dim, slots) + slots * index_scale_bytes(shape.type));
+  const uint64_t key = index_key_bytes(shape.type, shape.dim, kIndexBlock) / kIndexBlock;
+  return slots * shape.heads * (key + index_scale_bytes(shape.type));
 }
 
 // Queries with no more candidates than the budget read them all, without indexer work; the rest read what the

@@ -114,6 +114,8 @@ std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
   result.config = IndexerConfig::native_for(model->shape(), options.rank, options.budget);
   result.config.sinks = options.sinks;
   result.config.recent = options.recent;
+  result.config.key_choice = options.index_keys;
+  result.config.has_bias = true;
   SelectionPolicy::from(result.config).validate();
   MomentCollector moments(config.layers, config.heads, config.kv_heads, config.head_dim, model->threads());
   if (!collect(model, windows, options, moments)) return std::nullopt;
@@ -131,6 +133,10 @@ std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
   for (size_t i = 0; i < maps.size(); ++i) {
     append(result.layers[i / config.kv_heads].q, maps[i].query);
     append(result.layers[i / config.kv_heads].k, maps[i].key);
+    // The mean key adds the same number to all scores of a query, and would take up most of a rounded key's
+    // range.
+    append(result.layers[i / config.kv_heads].k_bias,
+           -maps[i].key * moments.key_mean(i / config.kv_heads, i % config.kv_heads));
     result.kept_energy.push_back(maps[i].kept_energy);
   }
   return result;

@@ -23,6 +23,7 @@ struct CalibrationOptions {
   size_t budget = 512;  // written into the indexer: positions a query reads unless told otherwise
   size_t sinks = 4;     // likewise: positions always kept at the start
   size_t recent = 16;   // and at the end; see docs/decisions/0006 for why not more
+  IndexKeyChoice index_keys = IndexKeyChoice::i4;  // likewise: how keys are stored
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(size_t done, size_t total)> on_progress = {};  // tokens
 };

@@ -76,10 +76,14 @@ Eigen::MatrixXd MomentCollector::query_moment(size_t layer, size_t group) const 
   return both_triangles(groups_[layer * kv_heads_ + group].queries) / std::max(count, 1.0);
 }
 
+Eigen::VectorXd MomentCollector::key_mean(size_t layer, size_t group) const {
+  return groups_[layer * kv_heads_ + group].key_sum / std::max(static_cast<double>(key_rows_[layer]), 1.0);
+}
+
 Eigen::MatrixXd MomentCollector::key_covariance(size_t layer, size_t group) const {
   const Group& sums = groups_[layer * kv_heads_ + group];
   const double count = std::max(static_cast<double>(key_rows_[layer]), 1.0);
-  const Eigen::VectorXd mean = sums.key_sum / count;
+  const Eigen::VectorXd mean = key_mean(layer, group);
   return both_triangles(sums.keys) / count - mean * mean.transpose();
 }
 

@@ -29,6 +29,7 @@ class MomentCollector {
   size_t keys() const;     // tokens counted as keys in each layer
   // E q q^T over tokens and the group's heads, [head_dim, head_dim].
   Eigen::MatrixXd query_moment(size_t layer, size_t group) const;
+  Eigen::VectorXd key_mean(size_t layer, size_t group) const;  // [head_dim]
   // Covariance of the keys, [head_dim, head_dim]. Centred, because a key direction that never varies adds the
   // same number to all scores of a query and so ranks nothing.
   Eigen::MatrixXd key_covariance(size_t layer, size_t group) const;

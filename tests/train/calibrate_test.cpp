@@ -163,7 +163,7 @@ TEST_F(CalibrateFiles, WritesAnIndexerThatLoadsAndSaysWhatItIs) {
   const Indexer indexer = Indexer::load(job_.out, model->shape(), model->shared_kernels(), model->threads());
   EXPECT_EQ(indexer.config().shape, IndexerShape::native);
   EXPECT_EQ(indexer.config().combine, IndexCombine::softmax_sum);
-  EXPECT_EQ(indexer.config().key_type(), IndexKeyType::i8);
+  EXPECT_EQ(indexer.config().key_type(), IndexKeyType::i4);
   EXPECT_EQ(indexer.config().scope, SelectionScope::per_group);
   EXPECT_EQ(indexer.config().model, model->fingerprint_text());
   EXPECT_EQ(indexer.config().sinks, 4u);

@@ -35,7 +35,7 @@ float dot_codes(float* out, const float* q, const IndexKeyView& keys, size_t cou
 
 // Turns raw scores [count] of unit `unit` into e^(unit (raw - a score near the largest)) and returns their
 // sum, added up lane by lane of 16 and then over lanes: the order a vector kernel uses.
-float exponentials(float* scores, size_t count, float unit) {
+float exponentials(float* scores, size_t count, float unit, bool rounded_keys) {
   float top = *std::max_element(scores, scores + std::min(count, kIndexBlock));
   const float largest = *std::max_element(scores, scores + count);
   if (!index_exp_reaches(top, largest, unit)) top = largest;
@@ -43,7 +43,7 @@ float exponentials(float* scores, size_t count, float unit) {
   const float shift = index_exp_shift(top, factor);
   float lanes[kIndexBlock] = {};
   for (size_t s = 0; s < count; ++s) {
-    scores[s] = index_exp(scores[s], factor, shift);
+    scores[s] = rounded_keys ? index_exp(scores[s], factor, shift) : fast_exp(scores[s] - top);
     lanes[s % kIndexBlock] += scores[s];
   }
   float sum = 0.0f;
@@ -52,6 +52,19 @@ float exponentials(float* scores, size_t count, float unit) {
 }
 
 }  // namespace
+
+void map_heads(const HeadMapArgs& args) {
+  for (size_t row = 0; row < args.tokens * args.heads; ++row) {
+    const float* map = args.maps + row % args.heads / args.heads_per_map * args.head_dim * args.dim;
+    float* out = args.out + row * args.dim;
+    std::fill_n(out, args.dim, 0.0f);
+    for (size_t j = 0; j < args.head_dim; ++j) {
+      for (size_t i = 0; i < args.dim; ++i) {
+        out[i] = std::fma(args.x[row * args.head_dim + j], map[j * args.dim + i], out[i]);
+      }
+    }
+  }
+}
 
 void index_scores(const IndexScoreArgs& args, KernelScratch& scratch, int worker) {
   if (args.count == 0) return;
@@ -69,7 +82,7 @@ void index_scores(const IndexScoreArgs& args, KernelScratch& scratch, int worker
       factor *= args.head_weight[h];
       for (size_t s = 0; s < args.count; ++s) raw[s] = std::max(raw[s], 0.0f);
     } else if (args.combine == IndexCombine::softmax_sum) {
-      factor = 1.0f / exponentials(raw, args.count, factor);
+      factor = 1.0f / exponentials(raw, args.count, factor, args.keys.type != IndexKeyType::f32);
     }
     for (size_t s = 0; s < args.count; ++s) args.scores[s] = std::fma(raw[s], factor, args.scores[s]);
   }

@@ -177,6 +177,8 @@ class ReferenceKernels : public Kernels {
     });
   }
 
+  void map_heads(const HeadMapArgs& args) const override { reference::map_heads(args); }
+
   void index_scores(const IndexScoreArgs& args, KernelScratch& scratch, int worker) const override {
     reference::index_scores(args, scratch, worker);
   }

@@ -135,7 +135,8 @@ HWY_INLINE void largest_lanes(float* out, const VF (*largest)[kBlockVectors]) {
   }
 }
 
-// Rows of e^(unit (raw - top[h])) and their sums in the order of the scalar twin. Leaves the largest raw
+// Rows of e^(unit (raw - top[h])) and their sums in the order of the scalar twin: exact to fp32 for f32 keys,
+// else as rough as rounded keys allow (IndexExp). Leaves the largest raw
 // score of each head in `largest`.
 template <IndexKeyType kType, size_t kHeads, size_t kSteps>
 inline void exponentials(HeadRows& rows, float* largest, const PassQueries<kType, kHeads>& queries,
@@ -155,9 +156,14 @@ inline void exponentials(HeadRows& rows, float* largest, const PassQueries<kType
         for (size_t h = 0; h < kHeads; ++h) {
           for (size_t i = 0; i < kBlockVectors; ++i) {
             highest[h][i] = hn::Max(highest[h][i], raw[h][i]);
-            // Max gives its second operand for a NaN.
-            const VF t = hn::Max(hn::MulAdd(raw[h][i], factor[h], shift[h]), hn::Zero(F32()));
-            const VF e = hn::BitCast(F32(), whole_part(t));
+            VF e;
+            if constexpr (kType == IndexKeyType::f32) {
+              e = exp_of(hn::Sub(raw[h][i], hn::Set(F32(), top[h])));
+            } else {
+              // Max gives its second operand for a NaN.
+              const VF t = hn::Max(hn::MulAdd(raw[h][i], factor[h], shift[h]), hn::Zero(F32()));
+              e = hn::BitCast(F32(), whole_part(t));
+            }
             hn::StoreU(e, F32(), scores + h * stride + slot + i * kLanes);
             sums[h][i] = hn::Add(sums[h][i], e);
           }

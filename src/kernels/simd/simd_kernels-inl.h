@@ -13,6 +13,7 @@
 #include "kernels/simd/attention-inl.h"
 #include "kernels/simd/decode_attention-inl.h"
 #include "kernels/simd/elementwise-inl.h"
+#include "kernels/simd/head_maps-inl.h"
 #include "kernels/simd/index-inl.h"
 #include "kernels/simd/plain_matmul-inl.h"
 #include "kernels/simd/quantize-inl.h"
@@ -107,6 +108,8 @@ class SimdKernels : public Kernels {
                                   : dense_prefill_attention<KvType::f16>(args, scratch, threads);
     }
   }
+
+  void map_heads(const HeadMapArgs& args) const override { map_heads_simd(args); }
 
   void index_scores(const IndexScoreArgs& args, KernelScratch& scratch, int worker) const override {
     index_scores_simd(args, scratch, worker);
