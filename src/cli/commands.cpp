@@ -13,6 +13,7 @@ std::unique_ptr<Command> make_generate_command();
 std::unique_ptr<Command> make_inspect_command();
 std::unique_ptr<Command> make_logits_command();
 std::unique_ptr<Command> make_tokenize_command();
+std::unique_ptr<Command> make_train_command();
 
 std::span<const CommandEntry> commands() {
   static constexpr std::array table{
@@ -23,6 +24,8 @@ std::span<const CommandEntry> commands() {
       CommandEntry{"logits", "a model's logits for given tokens, into a .npy file", make_logits_command},
       CommandEntry{"calibrate", "an indexer for a model, from texts, without training",
                    make_calibrate_command},
+      CommandEntry{"train", "teach an indexer to pick the keys that attention itself would read",
+                   make_train_command},
       CommandEntry{"eval", "what sparse attention costs in quality and saves in work", make_eval_command},
       CommandEntry{"inspect", "what a model, an indexer or a file holds", make_inspect_command},
   };

@@ -1,5 +1,6 @@
 #include "train/native_student.h"
 
+#include <Eigen/QR>
 #include <algorithm>
 #include <optional>
 
@@ -41,9 +42,40 @@ NativeStudent::NativeStudent(const IndexerConfig& config, const ModelShape& shap
       rank_(config.dim),
       map_per_head_(config.map_per_head),
       per_group_(config.scope == SelectionScope::per_group),
+      centred_(config.has_bias),
       key_type_(keys == ScoreKeys::exact ? IndexKeyType::f32 : config.key_type()) {
   tensors_.emplace_back("q", start.q);
   tensors_.emplace_back("k", start.k);
+  if (!centred_) return;
+  // The smallest mean that explains the start's bias.
+  std::vector<float> mean;
+  for (size_t g = 0; g < groups_; ++g) {
+    const Eigen::VectorXd bias = view_of(start.k_bias.data() + g * rank_, rank_, 1).cast<double>();
+    const Eigen::VectorXd own = key_map(g).cast<double>().completeOrthogonalDecomposition().solve(-bias);
+    for (const double value : own) mean.push_back(static_cast<float>(value));
+  }
+  tensors_.emplace_back("k_mean", std::move(mean)).frozen = true;  // [groups, head_dim]
+}
+
+Eigen::VectorXf NativeStudent::key_bias(size_t group) const {
+  return -(key_map(group) * view_of(tensors_[2].value.data() + group * head_dim_, head_dim_, 1));
+}
+
+IndexerLayerWeights NativeStudent::weights() const {
+  IndexerLayerWeights weights = LayerStudent::weights();
+  for (size_t g = 0; centred_ && g < groups_; ++g) {
+    const Eigen::VectorXf bias = key_bias(g);
+    weights.k_bias.insert(weights.k_bias.end(), bias.begin(), bias.end());
+  }
+  return weights;
+}
+
+// Twenty windows' worth of memory: the mean of one window of 4,096 keys is close to that of many.
+void NativeStudent::follow_key_mean(const LayerView& view) {
+  constexpr float kShare = 0.05f;
+  const auto keys = view_of(view.k, view.tokens, groups_ * head_dim_);
+  auto mean = view_of(tensors_[2].value.data(), 1, groups_ * head_dim_);
+  mean += kShare * (keys.colwise().mean() - mean);
 }
 
 ConstMatrixView NativeStudent::query_map(size_t head) const {
@@ -76,6 +108,7 @@ void NativeStudent::prepare(Work& work) const {
     }
     const std::span<const float> map(key_map(g).data(), rank_ * head_dim_);
     multiply(mapped.data(), gathered.data(), tokens, *pack_rows(map, rank_, work.context), work.context);
+    if (centred_) view_of(mapped.data(), tokens, rank_).rowwise() += key_bias(g).transpose();
     work.key_heads[g].mapped.emplace(mapped.data(), rank_, tokens, rank_, key_type_);
     if (!work.backward()) continue;
     view_of(transposed.data(), head_dim_, tokens) = view_of(gathered.data(), tokens, head_dim_).transpose();
@@ -203,7 +236,9 @@ LossMeasures NativeStudent::learn(const LayerView& view, const Teacher& teacher,
       if (work.backward()) backward_tile(work, set, tile, rows);
     }
   }
-  if (work.backward()) add_gradients(work);
+  if (!work.backward()) return sum;
+  add_gradients(work);
+  if (centred_) follow_key_mean(view);
   return sum;
 }
 

@@ -60,7 +60,7 @@ void adam_step(std::span<TrainedTensor> tensors, size_t step, double rate, const
     const auto stride = static_cast<float>(rate * static_cast<double>(tensor.unit) / first_bias);
     const auto root = static_cast<float>(1 / std::sqrt(second_bias));
     const auto epsilon = static_cast<float>(options.epsilon);
-    for (size_t i = 0; usable && i < tensor.value.size(); ++i) {
+    for (size_t i = 0; usable && !tensor.frozen && i < tensor.value.size(); ++i) {
       const float g = tensor.gradient[i] * scale;
       tensor.mean[i] = keep_first * tensor.mean[i] + (1 - keep_first) * g;
       tensor.square[i] = keep_second * tensor.square[i] + (1 - keep_second) * g * g;

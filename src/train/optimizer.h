@@ -17,6 +17,8 @@ struct TrainedTensor {
   // Root mean square of the values at the start. Gradients are taken and steps are made in this unit, so that
   // one learning rate serves maps whose sizes differ by orders of magnitude.
   float unit = 1;
+  // Kept in checkpoints with the others but never stepped: numbers that follow from the data.
+  bool frozen = false;
 
   // `unit_of_zeros` where all values are 0 (biases).
   TrainedTensor(std::string tensor_name, std::vector<float> values, float unit_of_zeros = 0.1f);

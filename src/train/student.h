@@ -33,7 +33,7 @@ class LayerStudent {
 
   std::span<TrainedTensor> tensors() { return tensors_; }
   std::span<const TrainedTensor> tensors() const { return tensors_; }
-  IndexerLayerWeights weights() const;  // the present values
+  virtual IndexerLayerWeights weights() const;  // the present values
 
  protected:
   std::vector<TrainedTensor> tensors_;  // named after the members of IndexerLayerWeights

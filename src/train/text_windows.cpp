@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <string_view>
+#include <utility>
 
 #include "core/file_io.h"
 #include "core/json.h"
@@ -18,9 +19,9 @@ std::string fnv1a(std::string_view bytes) {
   return fmt::format("{:016x}", hash);
 }
 
-std::string text_of(const std::filesystem::path& file, std::string bytes) {
-  if (file.extension() != ".jsonl") return bytes;
-  std::string text;
+std::vector<std::string> documents_of(const std::filesystem::path& file, std::string bytes) {
+  if (file.extension() != ".jsonl") return {std::move(bytes)};
+  std::vector<std::string> documents;
   size_t number = 0;
   for (size_t at = 0; at < bytes.size();) {
     const size_t end = std::min(bytes.find('\n', at), bytes.size());
@@ -29,22 +30,19 @@ std::string text_of(const std::filesystem::path& file, std::string bytes) {
     ++number;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     const std::string subject = fmt::format("{}, line {}", file.string(), number);
-    if (!text.empty()) text += "\n\n";
-    text += json_require<std::string>(parse_json(line, subject), "text", subject);
+    documents.push_back(json_require<std::string>(parse_json(line, subject), "text", subject));
   }
-  return text;
+  return documents;
 }
 
-bool starts_character(char c) { return (static_cast<unsigned char>(c) & 0xc0u) != 0x80u; }
-
-// The first line break at or after `at`, so that a window starts with a line; the next character where the
-// text has no line break near.
-size_t next_start(std::string_view text, size_t at) {
-  if (at == 0) return 0;
-  const size_t line = text.find('\n', at);
-  if (line != std::string_view::npos && line - at < 2000) return line + 1;
-  while (at < text.size() && !starts_character(text[at])) ++at;
-  return at;
+std::string joined(std::vector<std::string> documents) {
+  if (documents.size() == 1) return std::move(documents.front());
+  std::string text;
+  for (const std::string& document : documents) {
+    if (!text.empty()) text += "\n\n";
+    text += document;
+  }
+  return text;
 }
 
 // The window's tokens from text.substr(begin); fewer where `end` comes first. Encodes only as much text as
@@ -72,8 +70,18 @@ std::vector<int32_t> take_window(std::string_view text, size_t begin, size_t end
 
 }  // namespace
 
-std::string read_training_text(const std::filesystem::path& file) {
-  return text_of(file, read_text_file(file));
+size_t next_start(std::string_view text, size_t at) {
+  if (at == 0) return 0;
+  const size_t line = text.find('\n', at);
+  if (line != std::string_view::npos && line - at < 2000) return line + 1;
+  while (at < text.size() && !starts_character(text[at])) ++at;
+  return at;
+}
+
+TrainingText read_training_text(const std::filesystem::path& file) {
+  std::string bytes = read_text_file(file);
+  TextSource source{file.filename().string(), bytes.size(), fnv1a(bytes), 0};
+  return {std::move(source), documents_of(file, std::move(bytes))};
 }
 
 TextWindows read_text_windows(std::span<const std::filesystem::path> files, const Tokenizer& tokenizer,
@@ -85,9 +93,8 @@ TextWindows read_text_windows(std::span<const std::filesystem::path> files, cons
   }
   TextWindows result;
   for (size_t f = 0; f < files.size(); ++f) {
-    std::string bytes = read_text_file(files[f]);
-    TextSource source{files[f].filename().string(), bytes.size(), fnv1a(bytes), 0};
-    const std::string text = text_of(files[f], std::move(bytes));
+    auto [source, documents] = read_training_text(files[f]);
+    const std::string text = joined(std::move(documents));
     source.windows = (f + 1) * windows / files.size() - f * windows / files.size();
     for (size_t i = 0; i < source.windows; ++i) {
       // Window i lies inside the i-th of equal parts of the text, a quarter into it where there is room: what

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "text/tokenizer.h"
@@ -32,7 +33,19 @@ struct TextWindows {
 TextWindows read_text_windows(std::span<const std::filesystem::path> files, const Tokenizer& tokenizer,
                               size_t windows, size_t window);
 
-// The text of one file as described above.
-std::string read_training_text(const std::filesystem::path& file);
+// One file and its documents: the "text" of each line of a .jsonl, else the whole file. `source.windows` is
+// 0.
+struct TrainingText {
+  TextSource source;
+  std::vector<std::string> documents;
+};
+TrainingText read_training_text(const std::filesystem::path& file);
+
+// Whether a character starts at this byte of UTF-8.
+inline bool starts_character(char c) { return (static_cast<unsigned char>(c) & 0xc0u) != 0x80u; }
+
+// Where to begin reading near byte `at`: after the first line break at or past it, or at the next character
+// where there is none within 2,000 bytes.
+size_t next_start(std::string_view text, size_t at);
 
 }  // namespace keysieve

@@ -173,6 +173,28 @@ TEST_F(Gradients, ThreadsChangeNoBit) {
   for (size_t i = 0; i < 2; ++i) EXPECT_EQ(one->tensors()[i].gradient, two->tensors()[i].gradient);
 }
 
+TEST_F(Gradients, CentredKeysScoreTheSameAndTheBiasFollowsTheMap) {
+  IndexerConfig config = native(SelectionScope::per_group, false);
+  IndexerLayerWeights start = native_start(config);
+  const auto plain = make_student(config, shape_, start, ScoreKeys::exact);
+  config.has_bias = true;
+  start.k_bias = random_values(config.key_heads * config.dim, 13, 1.0);
+  const auto centred = make_student(config, shape_, start, ScoreKeys::exact);
+  for (size_t i = 0; i < start.k_bias.size(); ++i)
+    EXPECT_NEAR(centred->weights().k_bias[i], start.k_bias[i], 1e-5);
+  const LossMeasures one = learn(*plain, 1.0f);
+  const LossMeasures other = learn(*centred, 1.0f);
+  EXPECT_NEAR(one.loss, other.loss, 1e-4 * one.loss);
+  for (size_t i = 0; i < plain->tensors()[1].gradient.size(); ++i)
+    EXPECT_NEAR(plain->tensors()[1].gradient[i], centred->tensors()[1].gradient[i], 1e-3);
+  for (int i = 0; i < 200; ++i) learn(*centred, 1.0f);  // the running mean arrives at the keys' own
+  float mean = 0;
+  for (size_t t = 0; t < kTokens; ++t) mean += k_[t * 16] / static_cast<float>(kTokens);
+  EXPECT_NEAR(centred->tensors()[2].value[0], mean, 1e-4);
+  adam_step(centred->tensors(), 0, 0.1, {});
+  EXPECT_NEAR(centred->tensors()[2].value[0], mean, 1e-4);
+}
+
 TEST_F(Gradients, TheTeacherItselfLosesNothing) {
   IndexerConfig config = native(SelectionScope::per_group, false);
   config.dim = shape_.head_dim;
