@@ -67,23 +67,23 @@ void matmul(benchmark::State& state, const Family& kernels, AffineFormat format,
 }
 
 // range(0) queries after range(1) earlier positions; range(2) positions read per query, 0: dense.
-void attention(benchmark::State& state, const Family& kernels) {
+void attention(benchmark::State& state, const Family& kernels, size_t heads, size_t kv_heads) {
   const auto queries = static_cast<size_t>(state.range(0));
   const auto past = static_cast<size_t>(state.range(1));
   const auto budget = static_cast<size_t>(state.range(2));
-  constexpr size_t kHeads = 9, kKvHeads = 3, kDim = 64;
+  constexpr size_t kDim = 64;
   const size_t capacity = past + queries;
   const Threads threads(1);
   KernelScratch scratch(threads);
-  const std::vector<float> source = noise(kKvHeads * capacity * kDim, 2);
+  const std::vector<float> source = noise(kv_heads * capacity * kDim, 2);
   std::vector<std::byte> keys(source.size() * 2), values(source.size() * 2);
   kernels->store_kv(keys.data(), KvType::f16, source.data(), source.size());
   kernels->store_kv(values.data(), KvType::f16, source.data(), source.size());
-  const std::vector<float> q = noise(queries * kHeads * kDim, 3);
+  const std::vector<float> q = noise(queries * heads * kDim, 3);
   std::vector<float> out(q.size());
   // Neighbouring queries share about 70% of what they read, as real ones do.
-  std::vector<uint32_t> slots(queries * kKvHeads * budget),
-      counts(queries * kKvHeads, static_cast<uint32_t>(budget));
+  std::vector<uint32_t> slots(queries * kv_heads * budget),
+      counts(queries * kv_heads, static_cast<uint32_t>(budget));
   std::mt19937 random(4);
   for (size_t row = 0; budget > 0 && row < counts.size(); ++row) {
     const size_t stride = capacity / budget;
@@ -92,14 +92,14 @@ void attention(benchmark::State& state, const Family& kernels) {
       slots[row * budget + j] = static_cast<uint32_t>(std::min(j * stride + jitter, past));
     }
   }
-  const SelectionView selection{slots.data(), counts.data(), kKvHeads, budget};
+  const SelectionView selection{slots.data(), counts.data(), kv_heads, budget};
   AttentionArgs args{};
   args.out = out.data();
   args.q = q.data();
   args.queries = queries;
-  args.heads = kHeads;
+  args.heads = heads;
   args.scale = 0.125f;
-  args.kv = {keys.data(), values.data(), KvType::f16, kKvHeads, capacity, kDim};
+  args.kv = {keys.data(), values.data(), KvType::f16, kv_heads, capacity, kDim};
   args.first_visible = past;
   args.selection = budget > 0 ? &selection : nullptr;
   for (auto _ : state) {
@@ -108,7 +108,7 @@ void attention(benchmark::State& state, const Family& kernels) {
   }
   const double read =
       budget > 0 ? static_cast<double>(budget) : static_cast<double>(past) + static_cast<double>(queries) / 2;
-  state.counters["MAC/s"] = benchmark::Counter(static_cast<double>(queries * kHeads * kDim) * 2 * read,
+  state.counters["MAC/s"] = benchmark::Counter(static_cast<double>(queries * heads * kDim) * 2 * read,
                                                benchmark::Counter::kIsIterationInvariantRate);
   state.counters["queries/s"] =
       benchmark::Counter(static_cast<double>(queries), benchmark::Counter::kIsIterationInvariantRate);
@@ -178,12 +178,18 @@ void register_family(const Family& kernels) {
     matmul(s, kernels, {4, 32, std::nullopt}, 65536, 2048);
   })->Arg(1);
   benchmark::RegisterBenchmark((prefix + "attention").c_str(),
-                               [=](benchmark::State& s) { attention(s, kernels); })
+                               [=](benchmark::State& s) { attention(s, kernels, 9, 3); })
       ->Args({256, 0, 0})
       ->Args({256, 4096, 0})
       ->Args({256, 8000, 512})
       ->Args({1, 4096, 0})
       ->Args({1, 8000, 512});
+  // The shape of Qwen2.5-0.5B: 7 query heads share a KV head.
+  benchmark::RegisterBenchmark((prefix + "attention/14_heads_2_kv").c_str(),
+                               [=](benchmark::State& s) { attention(s, kernels, 14, 2); })
+      ->Args({256, 4096, 0})
+      ->Args({256, 16000, 1024})
+      ->Args({1, 16000, 1024});
   for (const auto& [name, type] : {std::pair{"i8", IndexKeyType::i8}, std::pair{"i4", IndexKeyType::i4}}) {
     benchmark::RegisterBenchmark((prefix + "index_scores/" + name).c_str(),
                                  [=](benchmark::State& s) { index_scores(s, kernels, type); })

@@ -26,17 +26,23 @@ struct Problem {
     return {keys.data(), values.data(), config.type, config.kv_heads, capacity, config.head_dim};
   }
   std::vector<float> run(const Kernels& kernels, const SelectionView* selection, int thread_count = 2) const {
+    return run_range(kernels, selection, 0, config.queries, thread_count);
+  }
+  // Only the queries first .. first + count - 1, the selection's row 0 being that of `first`.
+  std::vector<float> run_range(const Kernels& kernels, const SelectionView* selection, size_t first,
+                               size_t count, int thread_count = 2) const {
     const Threads threads(thread_count);
     KernelScratch scratch(threads);
-    std::vector<float> out(q.size(), NAN);
+    const size_t width = config.heads * config.head_dim;
+    std::vector<float> out(count * width, NAN);
     AttentionArgs args{};
     args.out = out.data();
-    args.q = q.data();
-    args.queries = config.queries;
+    args.q = q.data() + first * width;
+    args.queries = count;
     args.heads = config.heads;
     args.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
     args.kv = view();
-    args.first_visible = config.past;
+    args.first_visible = config.past + first;
     args.selection = selection;
     kernels.attention(args, scratch, threads);
     return out;
@@ -49,10 +55,11 @@ struct Problem {
 };
 
 const Case kCases[] = {
-    {9, 3, 64, 1, 0, KvType::f16},    {9, 3, 64, 1, 700, KvType::f16}, {9, 3, 64, 2, 255, KvType::f16},
-    {9, 3, 64, 40, 100, KvType::f16}, {14, 2, 64, 33, 0, KvType::f32}, {14, 2, 64, 1, 513, KvType::f32},
-    {4, 1, 128, 5, 64, KvType::f16},  {6, 3, 16, 17, 31, KvType::f32}, {6, 2, 32, 70, 1, KvType::f32},
-    {4, 4, 80, 7, 90, KvType::f16},   {4, 2, 20, 7, 90, KvType::f32},  {4, 2, 20, 1, 90, KvType::f16},
+    {9, 3, 64, 1, 0, KvType::f16},    {9, 3, 64, 1, 700, KvType::f16},  {9, 3, 64, 2, 255, KvType::f16},
+    {9, 3, 64, 40, 100, KvType::f16}, {14, 2, 64, 33, 0, KvType::f32},  {14, 2, 64, 1, 513, KvType::f32},
+    {4, 1, 128, 5, 64, KvType::f16},  {6, 3, 16, 17, 31, KvType::f32},  {6, 2, 32, 70, 1, KvType::f32},
+    {4, 4, 80, 7, 90, KvType::f16},   {4, 2, 20, 7, 90, KvType::f32},   {4, 2, 20, 1, 90, KvType::f16},
+    {5, 1, 64, 130, 7, KvType::f16},  {8, 1, 128, 3, 300, KvType::f32}, {12, 2, 96, 65, 63, KvType::f16},
 };
 
 TEST(Attention, DenseMatchesTheReferenceOnEveryFamily) {
@@ -144,6 +151,41 @@ TEST(Attention, DoesNotDependOnThreads) {
   }
 }
 
+// A query with a selection gets the same bits in a chunk and alone, as decode runs it.
+TEST(Attention, SparseResultsDoNotDependOnTheCompany) {
+  for (const auto& kernels : all_kernels()) {
+    for (const Case& c : kCases) {
+      const Problem setup(c);
+      const RandomSelection selection(c, c.kv_heads, 300);
+      const std::vector<float> together = setup.run(*kernels, &selection.view);
+      const size_t width = c.heads * c.head_dim;
+      for (size_t query = 0; query < c.queries; query += 3) {
+        const SelectionView own{selection.view.row(query, 0), selection.counts.data() + query * c.kv_heads,
+                                c.kv_heads, selection.view.budget};
+        const std::vector<float> alone = setup.run_range(*kernels, &own, query, 1);
+        EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + query * width))
+            << kernels->name() << " heads " << c.heads << " dim " << c.head_dim << " query " << query;
+      }
+    }
+  }
+}
+
+// However a prompt is cut into chunks of three queries and more, each query gets the same bits.
+TEST(Attention, DenseResultsDoNotDependOnTheChunk) {
+  for (const auto& kernels : all_kernels()) {
+    for (const Case& c : kCases) {
+      if (c.queries < 7) continue;
+      const Problem setup(c);
+      const std::vector<float> whole = setup.run(*kernels, nullptr);
+      const size_t cut = c.queries / 2;
+      std::vector<float> parts = setup.run_range(*kernels, nullptr, 0, cut);
+      const std::vector<float> rest = setup.run_range(*kernels, nullptr, cut, c.queries - cut);
+      parts.insert(parts.end(), rest.begin(), rest.end());
+      EXPECT_EQ(whole, parts) << kernels->name() << " heads " << c.heads << " queries " << c.queries;
+    }
+  }
+}
+
 // One score towers over the others, as attention sinks do, and one tile holds only very low ones.
 TEST(Attention, LargeScoresStayFinite) {
   const auto reference = make_kernels("reference");
@@ -155,6 +197,24 @@ TEST(Attention, LargeScoresStayFinite) {
       for (size_t i = 0; i < 64 * 64; ++i) keys[i] -= 150.0f;
       EXPECT_LT(largest_difference(setup.run(*kernels, nullptr), setup.run(*reference, nullptr)), 1e-4f)
           << kernels->name();
+    }
+  }
+}
+
+// Scores that rise with the position: slowly, so that a running maximum is passed by a little again and
+// again, and steeply, so that each tile of keys outweighs all before it.
+TEST(Attention, RisingScoresMatchTheReference) {
+  const auto reference = make_kernels("reference");
+  for (const auto& kernels : all_kernels()) {
+    for (const float rise : {0.01f, 0.3f}) {
+      Problem setup({2, 1, 64, 9, 400, KvType::f32});
+      auto* keys = reinterpret_cast<float*>(setup.keys.data());
+      for (size_t slot = 0; slot < setup.capacity; ++slot) {
+        for (size_t d = 0; d < 64; ++d) keys[slot * 64 + d] = rise * static_cast<float>(slot);
+      }
+      for (float& value : setup.q) value = std::fabs(value);
+      EXPECT_LT(largest_difference(setup.run(*kernels, nullptr), setup.run(*reference, nullptr)), 1e-4f)
+          << kernels->name() << " rise " << rise;
     }
   }
 }
