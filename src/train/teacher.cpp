@@ -17,6 +17,7 @@ ScoringKeys::ScoringKeys(const float* keys, size_t stride, size_t tokens, size_t
       data_(index_key_bytes(type, dim, tokens)),
       scales_(score_stride(tokens) * index_scale_bytes(type)) {
   std::memset(data_.data(), 0, data_.size());
+  std::memset(scales_.data(), 0, scales_.size());
   for (size_t t = 0; t < tokens; ++t) {
     store_index_key(data_.data(), scales_.data(), type, dim, t, keys + t * stride);
   }
