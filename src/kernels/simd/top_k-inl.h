@@ -17,7 +17,7 @@
 // random to a branch predictor, and quickselect took 27 microseconds for 188 of 4,028 fresh scores where a
 // row it had just seen took 1.2.
 //   1. A sample of every 16th score gives a floor a little under the k-th best.
-//   2. One pass keeps the scores above the floor: about k + 3 sqrt(16 k) of them.
+//   2. One pass keeps the scores above the floor: about k + 2 sqrt(16 k) of them.
 //   3. The k-th best of those is found bit by bit, counting with whole vectors.
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
@@ -37,19 +37,15 @@ HWY_INLINE size_t whole_vectors(size_t count) { return (count + kLanes - 1) / kL
 // How many of orders [count rounded up to whole vectors, zero-padded] are at least `floor` > 0.
 HWY_INLINE size_t count_at_least(const uint32_t* orders, size_t count, uint32_t floor) {
   const VU32 below = hn::Set(U32(), floor - 1);
-  const VU32 one = hn::Set(U32(), 1);
-  VU32 hits[2] = {hn::Zero(U32()), hn::Zero(U32())};  // two chains: an addition takes longer than a load
-  const auto count_one = [&](size_t i, VU32& sum) HWY_ATTR {
-    const auto above = hn::Gt(hn::LoadU(U32(), orders + i), below);
-    sum = hn::IfThenElse(above, hn::Add(sum, one), sum);
-  };
+  // Counted in scalar registers: a sum over lanes takes 20 cycles more, at each of some 30 calls.
+  size_t hits[2] = {0, 0};
   size_t i = 0;
   for (; i + kLanes < count; i += 2 * kLanes) {
-    count_one(i, hits[0]);
-    count_one(i + kLanes, hits[1]);
+    hits[0] += hn::CountTrue(U32(), hn::Gt(hn::LoadU(U32(), orders + i), below));
+    hits[1] += hn::CountTrue(U32(), hn::Gt(hn::LoadU(U32(), orders + i + kLanes), below));
   }
-  if (i < count) count_one(i, hits[0]);
-  return hn::GetLane(hn::SumOfLanes(U32(), hn::Add(hits[0], hits[1])));
+  if (i < count) hits[0] += hn::CountTrue(U32(), hn::Gt(hn::LoadU(U32(), orders + i), below));
+  return hits[0] + hits[1];
 }
 
 // The bits in which any two of orders [count] differ.
@@ -140,24 +136,34 @@ HWY_INLINE size_t write_bit_positions(uint32_t* out, uint64_t word, uint32_t bas
   return bits;
 }
 
-// Keeps the scores that are at least `floor`, by their orders and indices, ascending, zero-padded to whole
-// vectors. Outputs: room for count and 2 vectors; bits: for count / 8 bytes and a word. Returns how many.
-inline size_t keep_above(uint32_t* orders, uint32_t* indices, uint8_t* bits, const float* scores,
-                         size_t count, float floor) {
+// Sets the bits of the scores that are at least `floor`; bits: whole words for `count`. Returns how many.
+inline size_t mark_above(uint8_t* bits, const float* scores, size_t count, float floor) {
   const VF least = hn::Set(F32(), floor);
-  const size_t whole = count / 64 * 64;
-  for (size_t s = 0; s < whole; s += kLanes) {
+  size_t s = 0;
+  for (; s + kLanes <= count; s += kLanes) {
     hn::StoreMaskBits(F32(), hn::Ge(hn::LoadU(F32(), scores + s), least), bits + s / 8);  // NaN: no
   }
+  const size_t words = (count + 63) / 64;
+  std::fill(bits + s / 8, bits + words * 8, uint8_t{0});
+  for (; s < count; ++s) bits[s / 8] |= static_cast<uint8_t>((scores[s] >= floor ? 1 : 0) << s % 8);
+  size_t marked = 0;
+  for (size_t w = 0; w < words; ++w) {
+    uint64_t word;
+    std::memcpy(&word, bits + w * 8, sizeof(word));
+    marked += static_cast<size_t>(std::popcount(word));
+  }
+  return marked;
+}
+
+// The marked scores by their orders and indices, ascending, zero-padded to whole vectors. Outputs: room for
+// count and 2 vectors. Returns how many.
+inline size_t keep_marked(uint32_t* orders, uint32_t* indices, const uint8_t* bits, const float* scores,
+                          size_t count) {
   size_t kept = 0;
-  for (size_t s = 0; s < whole; s += 64) {
+  for (size_t s = 0; s < count; s += 64) {
     uint64_t word;
     std::memcpy(&word, bits + s / 8, sizeof(word));
     kept += write_bit_positions(indices + kept, word, static_cast<uint32_t>(s));
-  }
-  for (size_t s = whole; s < count; ++s) {
-    indices[kept] = static_cast<uint32_t>(s);
-    kept += scores[s] >= floor ? 1 : 0;
   }
   // One by one: a gather instruction of 16 takes some 40 cycles.
   auto* kept_scores = reinterpret_cast<float*>(orders);
@@ -180,30 +186,44 @@ inline size_t keep_all(uint32_t* orders, uint32_t* indices, const float* scores,
   return count;
 }
 
-// A score that about k + 3 deviations of the scores reach, from every 16th score; NaN where a sample says
-// nothing. sample: room for count / 8 scores and 2 vectors.
-inline float guess_floor(uint32_t* sample, const float* scores, size_t count, size_t k) {
-  constexpr size_t kStride = 16;
-  constexpr size_t kTaken = kStride * kLanes;  // scores that give one vector of samples
+inline constexpr size_t kSampleStride = 16;
+
+// The orders of every 16th score, whole vectors of them; returns how many. sample: room for count / 16 scores
+// and a vector.
+inline size_t take_sample(uint32_t* sample, const float* scores, size_t count) {
+  constexpr size_t kTaken = kSampleStride * kLanes;  // scores that give one vector of samples
   const size_t size = count / kTaken * kLanes;
-  // Of the k best, k / 16 are in the sample, give or take sqrt(k / 16).
-  const double expected = static_cast<double>(k) / static_cast<double>(kStride);
-  const auto rank = static_cast<size_t>(expected + 3.0 * std::sqrt(expected) + 3.0);
-  if (rank >= size) return NAN;
   // Of 16 vectors each gives one lane (two give one, with 8 lanes), a different one each time, lest a period
   // in the text be met at one phase only. Blending costs a load a vector, gathering 40 cycles each 16.
   const auto lane = hn::Iota(U32(), 0);
   for (size_t at = 0; at < size; at += kLanes) {
-    const float* taken = scores + at * kStride;
+    const float* taken = scores + at * kSampleStride;
     VF blend = hn::LoadU(F32(), taken);
-    for (size_t v = 1; v < kStride; ++v) {
+    for (size_t v = 1; v < kSampleStride; ++v) {
       const auto here = hn::Eq(lane, hn::Set(U32(), static_cast<uint32_t>(v * 7 % kLanes)));
       blend = hn::IfThenElse(hn::RebindMask(F32(), here), hn::LoadU(F32(), taken + v * kLanes), blend);
     }
     hn::StoreU(order_of(blend), U32(), sample + at);
   }
-  // 11 bits tell scores apart to a few per mille of the range of the sample's exponents: enough for a floor.
-  return score_of_order(kth_largest(sample, size, rank, sample + size, 11));
+  return size;
+}
+
+// Keeps a superset of the k best that is not much larger, or all. A sample's floor is met by fewer than k
+// scores once in 40 times when it is set 2 deviations low, and then once more in a billion at 6.
+inline size_t keep_candidates(uint32_t* orders, uint32_t* indices, uint8_t* bits, uint32_t* sample,
+                              const float* scores, size_t count, size_t k) {
+  const size_t size = take_sample(sample, scores, count);
+  // Of the k best, k / 16 are in the sample, give or take sqrt(k / 16).
+  const double expected = static_cast<double>(k) / static_cast<double>(kSampleStride);
+  for (const double deviations : {2.0, 6.0}) {
+    const auto rank = static_cast<size_t>(expected + deviations * std::sqrt(expected) + 2.0);
+    if (rank >= size) break;
+    // 14 bits tell scores apart to about 2% once their exponents differ: enough for a floor.
+    const float floor = score_of_order(kth_largest(sample, size, rank, sample + size, 14));
+    if (std::isnan(floor) || mark_above(bits, scores, count, floor) < k) continue;
+    return keep_marked(orders, indices, bits, scores, count);
+  }
+  return keep_all(orders, indices, scores, count);
 }
 
 inline constexpr uint32_t kSkipped = 0xffffffffu;  // an order no score has: it would be a positive NaN's
@@ -231,13 +251,11 @@ inline size_t top_k_simd(uint32_t* out, const float* scores, size_t count, size_
   if (k == 0) return 0;
   const size_t room = whole_vectors(count) + 2 * kLanes;
   auto* orders = reinterpret_cast<uint32_t*>(
-      worker_scratch(scratch, worker, 3 * room * sizeof(uint32_t) + count / 8 + sizeof(uint64_t)));
+      worker_scratch(scratch, worker, 3 * room * sizeof(uint32_t) + count / 8 + 2 * sizeof(uint64_t)));
   uint32_t* indices = orders + room;
   uint32_t* matching = indices + room;
   auto* bits = reinterpret_cast<uint8_t*>(matching + room);
-  const float floor = guess_floor(matching, scores, count, k);
-  size_t kept = std::isnan(floor) ? 0 : keep_above(orders, indices, bits, scores, count, floor);
-  if (kept < k) kept = keep_all(orders, indices, scores, count);
+  const size_t kept = keep_candidates(orders, indices, bits, matching, scores, count, k);
   const uint32_t threshold = kth_largest(orders, kept, k, matching);
   // More may tie at the threshold than fit: the earliest of them are left out, by taking their order away.
   const size_t reaching = threshold == 0 ? kept : count_at_least(orders, kept, threshold);
