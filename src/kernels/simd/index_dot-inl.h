@@ -5,6 +5,7 @@
 #define KEYSIEVE_SIMD_INDEX_DOT_INL_H
 #endif
 
+#include <cmath>
 #include <cstring>
 
 #include "kernels/index_query.h"
@@ -24,12 +25,41 @@ struct CodedQuery {
   float scale;
 };
 
+// round_to_int8 for a multiple of kLanes values, bit for bit; `sum` of the codes.
+HWY_INLINE float round_vectors(int8_t* codes, int32_t& sum, const float* values, size_t dim) {
+  VF largest = hn::Zero(F32());
+  for (size_t d = 0; d < dim; d += kLanes) {
+    largest = hn::Max(hn::Abs(hn::LoadU(F32(), values + d)), largest);  // a NaN gives the second operand
+  }
+  const float most = hn::GetLane(hn::MaxOfLanes(F32(), largest));
+  const bool usable = most > 0.0f && std::isfinite(most);
+  const VF inverse = hn::Set(F32(), usable ? 127.0f / most : 0.0f);
+  VI sums = hn::Zero(I32());
+  for (size_t d = 0; d < dim; d += kLanes) {
+    const VF value = hn::LoadU(F32(), values + d);
+    const auto is_number = hn::Eq(value, value);
+    const VF scaled = hn::IfThenElseZero(is_number, hn::Mul(value, inverse));
+    VI rounded = hn::NearestInt(scaled);
+    if (!usable) rounded = hn::Zero(I32());
+    rounded = hn::Max(hn::Min(rounded, hn::Set(I32(), 127)), hn::Set(I32(), -127));
+    const hn::Rebind<int8_t, I32> i8;
+    hn::StoreU(hn::DemoteTo(i8, rounded), i8, codes + d);
+    sums = hn::Add(sums, rounded);
+  }
+  sum = hn::GetLane(hn::SumOfLanes(I32(), sums));
+  return usable ? most / 127.0f : 0.0f;
+}
+
 template <IndexKeyType kType>
 inline void code_query(CodedQuery& query, const float* q, size_t dim) {
-  query.scale = round_to_int8(query.codes, q, dim);
-  std::memset(query.codes + dim, 0, 8);
   int32_t sum = 0;
-  for (size_t d = 0; d < dim; ++d) sum += query.codes[d];
+  if (dim % kLanes == 0) {
+    query.scale = round_vectors(query.codes, sum, q, dim);
+  } else {
+    query.scale = round_to_int8(query.codes, q, dim);
+    for (size_t d = 0; d < dim; ++d) sum += query.codes[d];
+  }
+  std::memset(query.codes + dim, 0, 8);
   query.offset = (kType == IndexKeyType::i8 ? -128 : -120) * sum;
 }
 
