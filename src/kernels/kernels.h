@@ -24,11 +24,12 @@ class PackedMatrix {
   virtual size_t bytes() const = 0;
 };
 
-// One product of a shared input with a weight: out[token] = weight * x[token].
+// One product of a shared input with a weight: out[token] = weight * x[token], or added to what is there.
 struct MatmulJob {
   float* out;                  // [tokens, out_stride], the first weight->rows() of each row written
   size_t out_stride;           // floats between rows of `out`, >= weight->rows()
   const PackedMatrix* weight;  // [rows, columns]
+  bool add = false;            // out += instead of out =
 };
 
 // Working memory a caller keeps between calls, so that no kernel allocates in the way of a token.

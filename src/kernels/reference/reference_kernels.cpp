@@ -107,8 +107,10 @@ class ReferenceKernels : public Kernels {
         const size_t last = std::min(first + kRowsPerTask, weight.rows());
         for (size_t t = 0; t < tokens; ++t) {
           for (size_t r = first; r < last; ++r) {
-            job.out[t * job.out_stride + r] =
+            float& out = job.out[t * job.out_stride + r];
+            const auto product =
                 static_cast<float>(dot(weight.row(r), x + t * weight.columns(), weight.columns()));
+            out = job.add ? out + product : product;
           }
         }
       });

@@ -159,6 +159,15 @@ struct AffineKind {
   static constexpr bool kHasZeroPoint = kZeroPoint;
 };
 
+// Where products go: out [tokens, stride], or added to what is there.
+struct AffineOutput {
+  float* out;
+  size_t stride;
+  bool add;
+  float unit;   // of the weight
+  size_t rows;  // of the weight
+};
+
 // What one token contributes to a group beside its codes.
 struct TokenGroup {
   VF scale;
@@ -197,19 +206,43 @@ HWY_INLINE int32_t activation_step(const ActivationView& x, size_t token, size_t
   return four;
 }
 
-// Stores one panel's 16 results of one token; rows past the end of the matrix are not written.
-HWY_INLINE void store_panel(float* out, const VF* acc, float unit, size_t rows) {
-  if (rows >= kPanelRows) {
-    for (size_t i = 0; i < kVectorsPerPanel; ++i) {
-      hn::StoreU(hn::Mul(acc[i], hn::Set(F32(), unit)), F32(), out + i * kLanes);
+// The last rows of a matrix whose row count is no multiple of 16: 16 results, of which `rows` are stored.
+HWY_NOINLINE void store_rows(float* out, const float* results, size_t rows, bool add) {
+  for (size_t i = 0; i < rows; ++i) out[i] = add ? out[i] + results[i] : results[i];
+}
+
+// Stores the 16 results of kPanels neighbouring panels for one token. One test for all of them: as a branch a
+// panel it cost a tile of 576 columns 10% of its time.
+template <size_t kPanels>
+HWY_INLINE void store_panels(const AffineOutput& to, size_t token, size_t first_panel,
+                             const VF (&acc)[kPanels][kVectorsPerPanel]) {
+  const size_t first_row = first_panel * kPanelRows;
+  float* out = to.out + token * to.stride + first_row;
+  const VF unit = hn::Set(F32(), to.unit);
+  if (HWY_LIKELY(first_row + kPanels * kPanelRows <= to.rows)) {
+    if (to.add) {
+      for (size_t p = 0; p < kPanels; ++p) {
+        for (size_t i = 0; i < kVectorsPerPanel; ++i) {
+          float* at = out + p * kPanelRows + i * kLanes;
+          hn::StoreU(hn::Add(hn::LoadU(F32(), at), hn::Mul(acc[p][i], unit)), F32(), at);
+        }
+      }
+    } else {
+      for (size_t p = 0; p < kPanels; ++p) {
+        for (size_t i = 0; i < kVectorsPerPanel; ++i) {
+          hn::StoreU(hn::Mul(acc[p][i], unit), F32(), out + p * kPanelRows + i * kLanes);
+        }
+      }
     }
     return;
   }
-  HWY_ALIGN float all[kPanelRows];
-  for (size_t i = 0; i < kVectorsPerPanel; ++i) {
-    hn::Store(hn::Mul(acc[i], hn::Set(F32(), unit)), F32(), all + i * kLanes);
+  HWY_ALIGN float all[kPanels * kPanelRows];
+  for (size_t p = 0; p < kPanels; ++p) {
+    for (size_t i = 0; i < kVectorsPerPanel; ++i) {
+      hn::Store(hn::Mul(acc[p][i], unit), F32(), all + p * kPanelRows + i * kLanes);
+    }
   }
-  std::memcpy(out, all, rows * sizeof(float));
+  store_rows(out, all, to.rows - first_row, to.add);
 }
 
 template <class Kind, int kStep, size_t kTokens, class Sums>
@@ -221,11 +254,11 @@ HWY_INLINE void decode_step(Sums (&sums)[kTokens], const uint8_t* codes, const A
 
 // Decode: kTokens tokens (1 .. 4) times one panel, codes unpacked in registers.
 template <class Kind, size_t kTokens>
-inline void decode_panel(float* out, size_t out_stride, const PackedAffine& w, size_t panel,
+inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t panel,
                          const ActivationView& x) {
-  VF acc[kTokens][kVectorsPerPanel];
+  VF acc[kTokens][1][kVectorsPerPanel];
   for (size_t t = 0; t < kTokens; ++t) {
-    for (size_t i = 0; i < kVectorsPerPanel; ++i) acc[t][i] = hn::Zero(F32());
+    for (size_t i = 0; i < kVectorsPerPanel; ++i) acc[t][0][i] = hn::Zero(F32());
   }
   const uint8_t* codes = w.panel_codes(panel);
   const Half* scales = w.panel_scales(panel);
@@ -256,110 +289,124 @@ inline void decode_panel(float* out, size_t out_stride, const PackedAffine& w, s
         if constexpr (!Kind::kHasZeroPoint) p.bias[i] = load_half(biases + at + i * kLanes);
       }
       for (size_t t = 0; t < kTokens; ++t) {
-        accumulate_run<Kind>(acc[t], sums[run][t].finish(), p, token_group<Kind>(x, t, g));
+        accumulate_run<Kind>(acc[t][0], sums[run][t].finish(), p, token_group<Kind>(x, t, g));
       }
     }
   }
-  const size_t rows = w.row_count - panel * kPanelRows;
-  for (size_t t = 0; t < kTokens; ++t) {
-    store_panel(out + t * out_stride + panel * kPanelRows, acc[t], w.unit, rows);
-  }
+  for (size_t t = 0; t < kTokens; ++t) store_panels<1>(out, t, panel, acc[t]);
 }
 
-// One panel unpacked for prefill.
-struct UnpackedPanel {
-  uint8_t* codes;  // [groups, 8 steps, 64]
-  float* scales;   // [groups, runs, 16]
-  float* biases;   // [groups, runs, 16], unused with a zero point
-  static size_t bytes(size_t groups) {
-    return groups * (kSteps * kStepBytes + 4 * kPanelRows * sizeof(float));
+// kPanels neighbouring panels unpacked for prefill, one record a group, so that a tile walks one pointer:
+// codes [8 steps, kPanels, 64 bytes], scales [runs, kPanels, 16 floats], biases [kPanels, 16 floats] (none
+// with a zero point).
+template <class Kind, size_t kPanels>
+struct Unpacked {
+  static constexpr size_t kScalesAt = kSteps * kPanels * kStepBytes;
+  static constexpr size_t kVectorBytes = kPanelRows * sizeof(float);
+  static constexpr size_t kBiasesAt = kScalesAt + Kind::kRuns * kPanels * kVectorBytes;
+  static constexpr size_t kGroupBytes = kBiasesAt + (Kind::kHasZeroPoint ? 0 : kPanels * kVectorBytes);
+
+  static constexpr size_t code_at(size_t step, size_t panel) { return (step * kPanels + panel) * kStepBytes; }
+  static constexpr size_t scale_at(size_t run, size_t panel) {
+    return kScalesAt + (run * kPanels + panel) * kVectorBytes;
   }
+  static constexpr size_t bias_at(size_t panel) { return kBiasesAt + panel * kVectorBytes; }
 };
 
-template <class Kind, int kStep>
-HWY_INLINE void unpack_to(uint8_t* out, const uint8_t* group) {
+template <class Kind, size_t kPanels, int kStep>
+HWY_INLINE void unpack_to(std::byte* out, const uint8_t* group, size_t panel) {
   const StepCodes step = unpack_step<Kind::kBits, kStep>(group);
+  auto* to = reinterpret_cast<uint8_t*>(out + Unpacked<Kind, kPanels>::code_at(kStep, panel));
   for (size_t i = 0; i < kVectorsPerPanel; ++i) {
-    hn::StoreU(step.v[i], hn::ScalableTag<uint8_t>(), out + kStep * kStepBytes + i * kLanes * 4);
+    hn::StoreU(step.v[i], hn::ScalableTag<uint8_t>(), to + i * kLanes * 4);
   }
 }
 
-template <class Kind>
-inline UnpackedPanel unpack_panel(std::byte* memory, const PackedAffine& w, size_t panel) {
-  const size_t groups = w.groups();
-  UnpackedPanel out;
-  out.codes = reinterpret_cast<uint8_t*>(memory);
-  out.scales = reinterpret_cast<float*>(memory + groups * kSteps * kStepBytes);
-  out.biases = out.scales + groups * 2 * kPanelRows;
-  const uint8_t* codes = w.panel_codes(panel);
-  const Half* scales = w.panel_scales(panel);
-  const Half* biases = w.panel_biases(panel);
+// Widens 16 scales or biases.
+HWY_INLINE void widen_to(std::byte* out, const Half* halves) {
+  auto* to = reinterpret_cast<float*>(out);
+  for (size_t i = 0; i < kPanelRows; i += kLanes) hn::StoreU(load_half(halves + i), F32(), to + i);
+}
+
+template <class Kind, size_t kPanels>
+inline void unpack_panel(std::byte* out, const PackedAffine& w, size_t first_panel, size_t index) {
+  using Layout = Unpacked<Kind, kPanels>;
+  const uint8_t* codes = w.panel_codes(first_panel + index);
+  const Half* scales = w.panel_scales(first_panel + index);
+  const Half* biases = w.panel_biases(first_panel + index);
   const size_t scale_columns = static_cast<size_t>(w.format.group);
-  for (size_t g = 0; g < groups; ++g, codes += group_code_bytes(Kind::kBits)) {
-    uint8_t* to = out.codes + g * kSteps * kStepBytes;
-    unpack_to<Kind, 0>(to, codes);
-    unpack_to<Kind, 1>(to, codes);
-    unpack_to<Kind, 2>(to, codes);
-    unpack_to<Kind, 3>(to, codes);
-    unpack_to<Kind, 4>(to, codes);
-    unpack_to<Kind, 5>(to, codes);
-    unpack_to<Kind, 6>(to, codes);
-    unpack_to<Kind, 7>(to, codes);
+  for (size_t g = 0; g < w.groups();
+       ++g, codes += group_code_bytes(Kind::kBits), out += Layout::kGroupBytes) {
+    unpack_to<Kind, kPanels, 0>(out, codes, index);
+    unpack_to<Kind, kPanels, 1>(out, codes, index);
+    unpack_to<Kind, kPanels, 2>(out, codes, index);
+    unpack_to<Kind, kPanels, 3>(out, codes, index);
+    unpack_to<Kind, kPanels, 4>(out, codes, index);
+    unpack_to<Kind, kPanels, 5>(out, codes, index);
+    unpack_to<Kind, kPanels, 6>(out, codes, index);
+    unpack_to<Kind, kPanels, 7>(out, codes, index);
     for (size_t run = 0; run < Kind::kRuns; ++run) {
       const size_t at = (g * kGroup + run * (kGroup / Kind::kRuns)) / scale_columns * kPanelRows;
-      const size_t to_at = (g * Kind::kRuns + run) * kPanelRows;
-      for (size_t i = 0; i < kPanelRows; i += kLanes) {
-        hn::StoreU(load_half(scales + at + i), F32(), out.scales + to_at + i);
-        if constexpr (!Kind::kHasZeroPoint)
-          hn::StoreU(load_half(biases + at + i), F32(), out.biases + to_at + i);
-      }
+      widen_to(out + Layout::scale_at(run, index), scales + at);
+      if constexpr (!Kind::kHasZeroPoint) widen_to(out + Layout::bias_at(index), biases + at);
     }
   }
-  return out;
+}
+
+template <class Kind, size_t kTokens, size_t kPanels>
+using TileSums = DotSum<Kind::kBits>[kTokens][kPanels];
+
+// The integer part of one run of a tile's group.
+template <class Kind, size_t kTokens, size_t kPanels>
+HWY_INLINE void tile_dots(TileSums<Kind, kTokens, kPanels>& sums, const std::byte* group, int run,
+                          const int8_t* const* codes) {
+  HWY_UNROLL(8)
+  for (int s = 0; s < Kind::kStepsPerRun; ++s) {
+    const auto step = static_cast<size_t>(run * Kind::kStepsPerRun + s);
+    StepCodes panel_codes[kPanels];
+    for (size_t p = 0; p < kPanels; ++p) {
+      const auto* from = reinterpret_cast<const uint8_t*>(group + Unpacked<Kind, kPanels>::code_at(step, p));
+      for (size_t i = 0; i < kVectorsPerPanel; ++i) panel_codes[p].v[i] = load_bytes(from + i * kLanes * 4);
+    }
+    for (size_t t = 0; t < kTokens; ++t) {
+      int32_t four;
+      std::memcpy(&four, codes[t] + step * 4, 4);
+      for (size_t p = 0; p < kPanels; ++p) sums[t][p].step(panel_codes[p], four);
+    }
+  }
 }
 
 // Prefill tile: kTokens tokens times kPanels unpacked panels, all sums in registers. AVX-512: 3 tokens x 4
-// panels is 12 int32 and 12 fp32 accumulators of the 32 registers and 7 loads for 12 dot products (6 x 2
-// needs 8 and is 3% slower).
+// panels is 12 int32 and 12 fp32 accumulators of the 32 registers, and 7 loads for 12 dot products.
 template <class Kind, size_t kTokens, size_t kPanels>
-inline void prefill_tile(float* out, size_t out_stride, const PackedAffine& w, size_t first_panel,
-                         const UnpackedPanel* panels, const ActivationView& x, size_t first_token) {
+inline void prefill_tile(const AffineOutput& out, const std::byte* unpacked, size_t first_panel,
+                         int zero_point, const ActivationView& x, size_t first_token) {
+  using Layout = Unpacked<Kind, kPanels>;
   VF acc[kTokens][kPanels][kVectorsPerPanel];
+  const int8_t* codes[kTokens];
   for (size_t t = 0; t < kTokens; ++t) {
+    codes[t] = x.codes + (first_token + t) * x.columns;
     for (size_t p = 0; p < kPanels; ++p) {
       for (size_t i = 0; i < kVectorsPerPanel; ++i) acc[t][p][i] = hn::Zero(F32());
     }
   }
-  const int zero_point = w.format.zero_point.value_or(0);
-  for (size_t g = 0; g < w.groups(); ++g) {
+  const size_t groups = x.columns / kGroup;
+  for (size_t g = 0; g < groups; ++g, unpacked += Layout::kGroupBytes) {
     for (int run = 0; run < Kind::kRuns; ++run) {
-      DotSum<Kind::kBits> sums[kTokens][kPanels];
+      TileSums<Kind, kTokens, kPanels> sums;
       for (size_t t = 0; t < kTokens; ++t) {
         const VI from = first_sum<Kind>(x, first_token + t, g, run, zero_point);
         for (size_t p = 0; p < kPanels; ++p) sums[t][p].start(from);
       }
-      HWY_UNROLL(8)
-      for (int s = 0; s < Kind::kStepsPerRun; ++s) {
-        const int step = run * Kind::kStepsPerRun + s;
-        StepCodes codes[kPanels];
-        for (size_t p = 0; p < kPanels; ++p) {
-          for (size_t i = 0; i < kVectorsPerPanel; ++i) {
-            codes[p].v[i] = load_bytes(
-                panels[p].codes + (g * kSteps + static_cast<size_t>(step)) * kStepBytes + i * kLanes * 4);
-          }
-        }
-        for (size_t t = 0; t < kTokens; ++t) {
-          const int32_t four = activation_step(x, first_token + t, g, step);
-          for (size_t p = 0; p < kPanels; ++p) sums[t][p].step(codes[p], four);
-        }
-      }
-      const size_t at = (g * Kind::kRuns + static_cast<size_t>(run)) * kPanelRows;
+      tile_dots<Kind, kTokens, kPanels>(sums, unpacked, run, codes);
       for (size_t p = 0; p < kPanels; ++p) {
+        const auto* scales =
+            reinterpret_cast<const float*>(unpacked + Layout::scale_at(static_cast<size_t>(run), p));
+        const auto* biases = reinterpret_cast<const float*>(unpacked + Layout::bias_at(p));
         PanelScale scale;
         for (size_t i = 0; i < kVectorsPerPanel; ++i) {
-          scale.scale[i] = hn::LoadU(F32(), panels[p].scales + at + i * kLanes);
-          if constexpr (!Kind::kHasZeroPoint)
-            scale.bias[i] = hn::LoadU(F32(), panels[p].biases + at + i * kLanes);
+          scale.scale[i] = hn::LoadU(F32(), scales + i * kLanes);
+          if constexpr (!Kind::kHasZeroPoint) scale.bias[i] = hn::LoadU(F32(), biases + i * kLanes);
         }
         for (size_t t = 0; t < kTokens; ++t) {
           accumulate_run<Kind>(acc[t][p], sums[t][p].finish(), scale,
@@ -367,13 +414,9 @@ inline void prefill_tile(float* out, size_t out_stride, const PackedAffine& w, s
         }
       }
     }
+    for (size_t t = 0; t < kTokens; ++t) codes[t] += kGroup;
   }
-  for (size_t p = 0; p < kPanels; ++p) {
-    const size_t row = (first_panel + p) * kPanelRows;
-    for (size_t t = 0; t < kTokens; ++t) {
-      store_panel(out + (first_token + t) * out_stride + row, acc[t][p], w.unit, w.row_count - row);
-    }
-  }
+  for (size_t t = 0; t < kTokens; ++t) store_panels<kPanels>(out, first_token + t, first_panel, acc[t]);
 }
 
 #if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
@@ -387,62 +430,60 @@ constexpr size_t tile_tokens(size_t) { return 3; }
 #endif
 
 template <class Kind, size_t kPanels>
-inline void prefill_panels(float* out, size_t out_stride, const PackedAffine& w, size_t first_panel,
-                           const ActivationView& x, std::byte* memory) {
-  UnpackedPanel panels[kPanels];
-  for (size_t p = 0; p < kPanels; ++p) {
-    panels[p] = unpack_panel<Kind>(memory + p * UnpackedPanel::bytes(w.groups()), w, first_panel + p);
-  }
+inline void prefill_panels(const AffineOutput& out, const PackedAffine& w, size_t first_panel,
+                           const ActivationView& x, KernelScratch& scratch, int worker) {
+  std::byte* unpacked = worker_scratch(scratch, worker, w.groups() * Unpacked<Kind, kPanels>::kGroupBytes);
+  for (size_t p = 0; p < kPanels; ++p) unpack_panel<Kind, kPanels>(unpacked, w, first_panel, p);
+  const int zero_point = w.format.zero_point.value_or(0);
   constexpr size_t kTokens = tile_tokens(kPanels);
   size_t t = 0;
   for (; t + kTokens <= x.tokens; t += kTokens) {
-    prefill_tile<Kind, kTokens, kPanels>(out, out_stride, w, first_panel, panels, x, t);
+    prefill_tile<Kind, kTokens, kPanels>(out, unpacked, first_panel, zero_point, x, t);
   }
   for (; t + 2 <= x.tokens; t += 2) {
-    prefill_tile<Kind, 2, kPanels>(out, out_stride, w, first_panel, panels, x, t);
+    prefill_tile<Kind, 2, kPanels>(out, unpacked, first_panel, zero_point, x, t);
   }
-  if (t < x.tokens) prefill_tile<Kind, 1, kPanels>(out, out_stride, w, first_panel, panels, x, t);
+  if (t < x.tokens) prefill_tile<Kind, 1, kPanels>(out, unpacked, first_panel, zero_point, x, t);
 }
 
 template <class Kind>
-inline void affine_panels(float* out, size_t out_stride, const PackedAffine& w, size_t first_panel,
+inline void affine_panels(const AffineOutput& out, const PackedAffine& w, size_t first_panel,
                           size_t last_panel, const ActivationView& x, KernelScratch& scratch, int worker) {
   if (x.tokens <= kDecodeTokens) {
     for (size_t p = first_panel; p < last_panel; ++p) {
       switch (x.tokens) {
         case 1:
-          decode_panel<Kind, 1>(out, out_stride, w, p, x);
+          decode_panel<Kind, 1>(out, w, p, x);
           break;
         case 2:
-          decode_panel<Kind, 2>(out, out_stride, w, p, x);
+          decode_panel<Kind, 2>(out, w, p, x);
           break;
         case 3:
-          decode_panel<Kind, 3>(out, out_stride, w, p, x);
+          decode_panel<Kind, 3>(out, w, p, x);
           break;
         default:
-          decode_panel<Kind, 4>(out, out_stride, w, p, x);
+          decode_panel<Kind, 4>(out, w, p, x);
           break;
       }
     }
     return;
   }
-  std::byte* memory = worker_scratch(scratch, worker, kTilePanels * UnpackedPanel::bytes(w.groups()));
   size_t p = first_panel;
   for (; p + kTilePanels <= last_panel; p += kTilePanels) {
-    prefill_panels<Kind, kTilePanels>(out, out_stride, w, p, x, memory);
+    prefill_panels<Kind, kTilePanels>(out, w, p, x, scratch, worker);
   }
   if constexpr (kTilePanels > 2) {
-    for (; p + 2 <= last_panel; p += 2) prefill_panels<Kind, 2>(out, out_stride, w, p, x, memory);
+    for (; p + 2 <= last_panel; p += 2) prefill_panels<Kind, 2>(out, w, p, x, scratch, worker);
   }
-  for (; p < last_panel; ++p) prefill_panels<Kind, 1>(out, out_stride, w, p, x, memory);
+  for (; p < last_panel; ++p) prefill_panels<Kind, 1>(out, w, p, x, scratch, worker);
 }
 
-// Rows 16 * first_panel .. 16 * last_panel - 1 of out = w x for all tokens.
-inline void affine_matmul(float* out, size_t out_stride, const PackedAffine& w, size_t first_panel,
-                          size_t last_panel, const ActivationView& x, KernelScratch& scratch, int worker) {
-  const auto run = [&]<class Kind>(Kind) HWY_ATTR {
-    affine_panels<Kind>(out, out_stride, w, first_panel, last_panel, x, scratch, worker);
-  };
+// Rows 16 * first_panel .. 16 * last_panel - 1 of job.out = w x (or += w x) for all tokens.
+inline void affine_matmul(const MatmulJob& job, const PackedAffine& w, size_t first_panel, size_t last_panel,
+                          const ActivationView& x, KernelScratch& scratch, int worker) {
+  const AffineOutput out{job.out, job.out_stride, job.add, w.unit, w.row_count};
+  const auto run = [&]<class Kind>(Kind)
+                       HWY_ATTR { affine_panels<Kind>(out, w, first_panel, last_panel, x, scratch, worker); };
   const bool zero = w.format.zero_point.has_value();
   switch (w.format.bits) {
     case 4:

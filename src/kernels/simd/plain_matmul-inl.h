@@ -28,10 +28,12 @@ HWY_INLINE VF load_weight(const std::byte* panel, size_t index) {
 // kTokens tokens x one panel of 16 rows. Four chains per output over column % 4 hide the latency of a
 // multiply-add (4 cycles) when there is one token; their order does not depend on kTokens.
 template <DType kType, size_t kTokens>
-inline void plain_tile(float* out, size_t out_stride, const PackedPlain& w, size_t panel, const float* x) {
+inline void plain_tile(const MatmulJob& job, size_t first_token, const PackedPlain& w, size_t panel,
+                       const float* x) {
   constexpr size_t kChains = 4;
   const std::byte* weights = w.panel(panel);
   const size_t columns = w.column_count;
+  x += first_token * columns;
   VF acc[kTokens][kChains][kVectorsPerPanel];
   for (size_t t = 0; t < kTokens; ++t) {
     for (size_t c = 0; c < kChains; ++c) {
@@ -65,34 +67,32 @@ inline void plain_tile(float* out, size_t out_stride, const PackedPlain& w, size
       const VF sum = hn::Add(hn::Add(acc[t][0][i], acc[t][1][i]), hn::Add(acc[t][2][i], acc[t][3][i]));
       hn::Store(sum, F32(), all + i * kLanes);
     }
-    std::memcpy(out + t * out_stride + row, all, rows * sizeof(float));
+    float* out = job.out + (first_token + t) * job.out_stride + row;
+    for (size_t i = 0; i < rows; ++i) out[i] = job.add ? out[i] + all[i] : all[i];
   }
 }
 
 template <DType kType>
-inline void plain_panels(float* out, size_t out_stride, const PackedPlain& w, size_t first_panel,
-                         size_t last_panel, const float* x, size_t tokens) {
+inline void plain_panels(const MatmulJob& job, const PackedPlain& w, size_t first_panel, size_t last_panel,
+                         const float* x, size_t tokens) {
   constexpr size_t kTokens = HWY_TARGET <= HWY_AVX3_DL ? 6 : 2;  // x 4 chains of the 32 or 16 registers
   for (size_t panel = first_panel; panel < last_panel; ++panel) {
     size_t t = 0;
-    for (; t + kTokens <= tokens; t += kTokens) {
-      plain_tile<kType, kTokens>(out + t * out_stride, out_stride, w, panel, x + t * w.column_count);
-    }
-    for (; t < tokens; ++t)
-      plain_tile<kType, 1>(out + t * out_stride, out_stride, w, panel, x + t * w.column_count);
+    for (; t + kTokens <= tokens; t += kTokens) plain_tile<kType, kTokens>(job, t, w, panel, x);
+    for (; t < tokens; ++t) plain_tile<kType, 1>(job, t, w, panel, x);
   }
 }
 
-// Rows 16 * first_panel .. 16 * last_panel - 1 of out = w x. x [tokens, columns].
-inline void plain_matmul(float* out, size_t out_stride, const PackedPlain& w, size_t first_panel,
-                         size_t last_panel, const float* x, size_t tokens) {
+// Rows 16 * first_panel .. 16 * last_panel - 1 of job.out = w x (or += w x). x [tokens, columns].
+inline void plain_matmul(const MatmulJob& job, const PackedPlain& w, size_t first_panel, size_t last_panel,
+                         const float* x, size_t tokens) {
   switch (w.dtype) {
     case DType::f16:
-      return plain_panels<DType::f16>(out, out_stride, w, first_panel, last_panel, x, tokens);
+      return plain_panels<DType::f16>(job, w, first_panel, last_panel, x, tokens);
     case DType::bf16:
-      return plain_panels<DType::bf16>(out, out_stride, w, first_panel, last_panel, x, tokens);
+      return plain_panels<DType::bf16>(job, w, first_panel, last_panel, x, tokens);
     default:
-      return plain_panels<DType::f32>(out, out_stride, w, first_panel, last_panel, x, tokens);
+      return plain_panels<DType::f32>(job, w, first_panel, last_panel, x, tokens);
   }
 }
 

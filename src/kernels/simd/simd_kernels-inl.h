@@ -57,11 +57,10 @@ class SimdKernels : public Kernels {
     threads.run(parts.size(), [&](size_t i, int worker) {
       const Part& part = parts[i];
       if (const auto* affine = dynamic_cast<const PackedAffine*>(part.job->weight)) {
-        affine_matmul(part.job->out, part.job->out_stride, *affine, part.first, part.last, quantized, scratch,
-                      worker);
+        affine_matmul(*part.job, *affine, part.first, part.last, quantized, scratch, worker);
       } else {
-        plain_matmul(part.job->out, part.job->out_stride, static_cast<const PackedPlain&>(*part.job->weight),
-                     part.first, part.last, x, tokens);
+        plain_matmul(*part.job, static_cast<const PackedPlain&>(*part.job->weight), part.first, part.last, x,
+                     tokens);
       }
     });
   }
