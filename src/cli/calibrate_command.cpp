@@ -41,6 +41,9 @@ class CalibrateCommand final : public Command {
                    "how keys are stored unless told otherwise: i4 (4 bits a value), i8 or f32")
         ->capture_default_str()
         ->type_name("KIND");
+    add_count(app, "--query-block", query_block_,
+              "neighbouring queries of a prompt that choose keys together")
+        ->default_str("4");
     output_.add(app, false);
   }
 
@@ -58,6 +61,7 @@ class CalibrateCommand final : public Command {
     job.options.budget = budget_;
     job.options.sinks = sinks_;
     job.options.recent = recent_;
+    job.options.query_block = query_block_;
     job.options.index_keys = parse_index_key_choice(index_keys_);
     const InterruptGuard interrupt;
     job.options.cancel = InterruptGuard::flag();
@@ -84,8 +88,9 @@ class CalibrateCommand final : public Command {
     for (const std::string& file : texts_) text += " " + name(file);
     return text + fmt::format(
                       " --windows {} --window {} --rank {} --budget {} --sinks {} --recent {} "
-                      "--index-keys {} --out {}",
-                      windows_, window_, rank_, budget_, sinks_, recent_, index_keys_, name(out_));
+                      "--index-keys {} --query-block {} --out {}",
+                      windows_, window_, rank_, budget_, sinks_, recent_, index_keys_, query_block_,
+                      name(out_));
   }
 
   void show(const CalibrationReport& report, double seconds) const {
@@ -122,6 +127,7 @@ class CalibrateCommand final : public Command {
   size_t window_ = 4096;
   size_t budget_ = 512;
   std::string index_keys_ = "i4";
+  size_t query_block_ = 4;
   size_t sinks_ = 4;
   size_t recent_ = 16;
   OutputArguments output_;

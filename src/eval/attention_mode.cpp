@@ -119,7 +119,9 @@ SequenceState EvalSetting::sequence(AttentionMode mode, size_t context) const {
   return SequenceState(model(), options);
 }
 
-std::shared_ptr<KeySelector> make_oracle_selector(const Model& model, const SelectionPolicy& policy) {
+std::shared_ptr<KeySelector> make_oracle_selector(const Model& model, const SelectionPolicy& of) {
+  SelectionPolicy policy = of;
+  policy.query_block = 1;  // what is best for each query alone
   const ModelShape shape = model.shape();
   const size_t dim = shape.head_dim;
   IndexerConfig config = IndexerConfig::native_for(shape, dim, policy.budget);

@@ -15,6 +15,7 @@ namespace {
 
 // Far above any real indexer (the seed's: 6 heads of 69; Qwen3-8B: 36 layers, 4096 wide), and small enough
 // that no product of two of them overflows.
+constexpr size_t kMostQueryBlock = 64;
 constexpr size_t kMostLayers = 4096;
 constexpr size_t kMostHeads = 4096;
 constexpr size_t kMostDim = kMaxIndexDim;
@@ -161,6 +162,10 @@ void check_rules(const IndexerConfig& config, std::string_view subject) {
       config.shape == IndexerShape::seed) {
     refuse("selection", "per-group", "shared for an indexer whose heads share one key");
   }
+  // The seed's rule is a set for each query; its scores are no shares that could be added up.
+  if (config.query_block != 1 && config.shape == IndexerShape::seed) {
+    refuse("query_block", std::to_string(config.query_block), "1 for shape seed");
+  }
   std::vector<size_t> budgets = config.budgets;
   budgets.push_back(config.budget);
   for (const size_t budget : budgets) {
@@ -245,6 +250,7 @@ IndexerConfig parse_indexer_config(const Json& json, std::string_view subject) {
   config.sinks = reader.size("sinks", config.sinks, 0, kMostPositions);
   config.recent = reader.size("recent", config.recent, 0, kMostPositions);
   config.scope = reader.choice("selection", config.scope, kScopes);
+  config.query_block = reader.size("query_block", 1, 1, kMostQueryBlock);
   config.key_choice = reader.choice("index_keys", config.key_choice, kKeyChoices);
   config.model = reader.text("model", "");
   check_rules(config, subject);
@@ -265,6 +271,7 @@ Json to_json(const IndexerConfig& config) {
             {"sinks", config.sinks},
             {"recent", config.recent},
             {"selection", to_string(config.scope)},
+            {"query_block", config.query_block},
             {"index_keys", to_string(config.key_choice)}};
   if (config.shape == IndexerShape::seed) {
     json["hidden_size"] = config.hidden;

@@ -60,6 +60,7 @@ struct IndexerConfig {
   size_t sinks = 0;             // always kept: positions < sinks
   size_t recent = 0;            // always kept: the last `recent` positions, the query's own included
   SelectionScope scope = SelectionScope::shared;
+  size_t query_block = 1;  // neighbouring queries of a prompt that choose together
   IndexKeyChoice key_choice = IndexKeyChoice::automatic;
   std::string model;  // fingerprint of the model it was made for; empty: not compared
 

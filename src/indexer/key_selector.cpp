@@ -26,12 +26,13 @@ void SelectionPolicy::validate() const {
                   "raise --budget, or lower --sinks or --recent");
     }
   };
+  if (query_block == 0) throw Error(ErrorKind::usage, "query block", "0", "at least 1");
   check(budget, false);
   for (const size_t value : budgets) check(value, true);
 }
 
 SelectionPolicy SelectionPolicy::from(const IndexerConfig& config) {
-  return {config.budget, config.budgets, config.sinks, config.recent, config.scope};
+  return {config.budget, config.budgets, config.sinks, config.recent, config.scope, config.query_block};
 }
 
 void SelectionBuffer::reset(size_t queries, size_t groups, size_t budget) {
@@ -106,37 +107,66 @@ bool ScoringSelector::select(const LayerQuery& query, KernelContext& context, Se
     prepare(query, first, context);
     reserve_workers(query, context);
   }
-  context.threads.run(tokens * groups_, [&](size_t task, int worker) {
+  const std::vector<QueryBlock> blocks = blocks_of(query);
+  context.threads.run(blocks.size() * groups_, [&](size_t task, int worker) {
     // Late queries have the most keys to score: they go first, so that no worker is left with one at the end.
-    select_one(query, tokens - 1 - task / groups_, task % groups_, context, worker, out);
+    select_block(query, blocks[blocks.size() - 1 - task / groups_], task % groups_, context, worker, out);
   });
   if (query.recorder) query.recorder->record(query, &out);
   return true;
 }
 
-void ScoringSelector::select_one(const LayerQuery& query, size_t index, size_t group, KernelContext& context,
-                                 int worker, SelectionBuffer& out) {
-  const size_t candidates = query.candidates(index);
+// Cuts a chunk where the position is a multiple of query_block, whatever the chunk begins with; queries with
+// no more candidates than the budget, and blocks whose recent positions would not fit it, stay apart.
+std::vector<ScoringSelector::QueryBlock> ScoringSelector::blocks_of(const LayerQuery& query) const {
   const size_t budget = policy_.layer_budget(query.layer);
-  uint32_t* row = out.row(index, group);
+  const size_t most = std::min(policy_.query_block, budget - policy_.sinks - policy_.recent + 1);
+  std::vector<QueryBlock> blocks;
+  for (size_t i = 0; i < query.inputs.tokens; ++i) {
+    const bool joins = !blocks.empty() && query.candidates(blocks.back().first) > budget &&
+                       blocks.back().count < most &&
+                       static_cast<size_t>(query.inputs.positions[i]) % policy_.query_block != 0;
+    if (joins) {
+      ++blocks.back().count;
+    } else {
+      blocks.push_back({i, 1});
+    }
+  }
+  return blocks;
+}
+
+void ScoringSelector::select_block(const LayerQuery& query, QueryBlock block, size_t group,
+                                   KernelContext& context, int worker, SelectionBuffer& out) {
+  const size_t last = block.first + block.count - 1;
+  const size_t candidates = query.candidates(block.first);  // of every query of the block
+  const size_t budget = policy_.layer_budget(query.layer);
+  uint32_t* row = out.row(last, group);
   if (candidates <= budget) {
     std::iota(row, row + candidates, uint32_t{0});
-    out.count(index, group) = static_cast<uint32_t>(candidates);
+    out.count(last, group) = static_cast<uint32_t>(candidates);
     return;
   }
-  const size_t best = budget - policy_.sinks - policy_.recent;
+  // Sinks, the best of the middle, and the end: what is recent for the first query, up to the last query's
+  // own row. An earlier query reads the same but for the rows after its own.
   const size_t middle_end = candidates - policy_.recent;
+  const size_t best = budget - policy_.sinks - (query.candidates(last) - middle_end);
   std::iota(row, row + policy_.sinks, uint32_t{0});
   uint32_t* middle = row + policy_.sinks;
   if (best != 0) {
     float* scores = worker_scores_[static_cast<size_t>(worker)].data();
-    score(scores, query, index, group, context, worker);
+    for (size_t i = block.first; i <= last; ++i) {
+      score(scores, query, i, group, i != block.first, context, worker);
+    }
     context.kernels.top_k(middle, scores + policy_.sinks, middle_end - policy_.sinks, best, context.scratch,
                           worker);
     for (size_t i = 0; i < best; ++i) middle[i] += static_cast<uint32_t>(policy_.sinks);
   }
   std::iota(middle + best, row + budget, static_cast<uint32_t>(middle_end));
-  out.count(index, group) = static_cast<uint32_t>(budget);
+  for (size_t i = block.first; i <= last; ++i) {
+    const size_t count = budget - (last - i);
+    if (i != last) std::copy_n(row, count, out.row(i, group));
+    out.count(i, group) = static_cast<uint32_t>(count);
+  }
 }
 
 void ScoringSelector::scores(float* out, const LayerQuery& query, size_t voters, KernelContext& context) {
@@ -149,7 +179,7 @@ void ScoringSelector::scores(float* out, const LayerQuery& query, size_t voters,
     std::fill_n(total, slots, 0.0f);
     float* scores = worker_scores_[static_cast<size_t>(worker)].data();
     for (size_t i = first; i < query.inputs.tokens; ++i) {
-      score(scores, query, i, group, context, worker);
+      score(scores, query, i, group, false, context, worker);
       for (size_t s = 0; s < query.candidates(i); ++s) total[s] += scores[s];
     }
   });

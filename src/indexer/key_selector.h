@@ -19,6 +19,9 @@ struct SelectionPolicy {
   size_t sinks = 0;
   size_t recent = 0;
   SelectionScope scope = SelectionScope::shared;
+  // Neighbouring queries of a prompt that choose together: one set for all of them, by the sum of their
+  // scores. 1: each for itself. Blocks start at positions that are multiples of it.
+  size_t query_block = 1;
 
   size_t layer_budget(size_t layer) const { return layer < budgets.size() ? budgets[layer] : budget; }
   // Throws Error{usage} for a budget of 0 (not in `budgets`) and for sinks + recent > a budget.
@@ -112,14 +115,21 @@ class ScoringSelector : public KeySelector {
  protected:
   // Called once before the queries [first, tokens) of the chunk are scored, on the calling thread.
   virtual void prepare(const LayerQuery& query, size_t first, KernelContext& context);
-  // Scores of slots 0 .. candidates(index)-1 for one query and set: out [candidates rounded up to 16]. Called
-  // from worker `worker`; kernels' scratch of that worker is free to use.
-  virtual void score(float* out, const LayerQuery& query, size_t index, size_t group, KernelContext& context,
-                     int worker) = 0;
+  // Scores of slots 0 .. candidates(index)-1 for one query and set: out [candidates rounded up to 16]; with
+  // `accumulate` they are added to what is there. Called from worker `worker`; kernels' scratch of that
+  // worker is free to use.
+  virtual void score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
+                     KernelContext& context, int worker) = 0;
 
  private:
-  void select_one(const LayerQuery& query, size_t index, size_t group, KernelContext& context, int worker,
-                  SelectionBuffer& out);
+  // Queries [first, first + count) of a chunk, one choice for all.
+  struct QueryBlock {
+    size_t first;
+    size_t count;
+  };
+  std::vector<QueryBlock> blocks_of(const LayerQuery& query) const;
+  void select_block(const LayerQuery& query, QueryBlock block, size_t group, KernelContext& context,
+                    int worker, SelectionBuffer& out);
   void reserve_workers(const LayerQuery& query, const KernelContext& context);
 
   SelectionPolicy policy_;

@@ -24,6 +24,12 @@ int32_t position_of(const LayerQuery& query, size_t group, size_t slot) {
   return query.slot_positions[group * query.kv.capacity + slot];
 }
 
+// Baselines give each query the best their rule has: a set of its own.
+SelectionPolicy alone(SelectionPolicy policy) {
+  policy.query_block = 1;
+  return policy;
+}
+
 // splitmix64 (Steele, Lea, Flood 2014): one well-mixed word per input.
 uint64_t mix(uint64_t state) {
   state += 0x9e3779b97f4a7c15u;
@@ -64,7 +70,7 @@ void LearnedSelector::prepare(const LayerQuery& query, size_t first, KernelConte
   indexer_->project_queries(queries_.data(), head_weights_.data(), query.layer, inputs, context);
 }
 
-void LearnedSelector::score(float* out, const LayerQuery& query, size_t index, size_t group,
+void LearnedSelector::score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
                             KernelContext& context, int worker) {
   const IndexerConfig& config = indexer_->config();
   const size_t heads = config.heads / config.key_heads;  // query heads per key head
@@ -83,26 +89,26 @@ void LearnedSelector::score(float* out, const LayerQuery& query, size_t index, s
                                   .count = query.candidates(index),
                                   .keys = query.index_keys[key_head],
                                   .combine = config.combine,
-                                  .accumulate = key_head != key_begin},
+                                  .accumulate = accumulate || key_head != key_begin},
                                  context.scratch, worker);
   }
 }
 
 RecentSelector::RecentSelector(SelectionPolicy policy, size_t kv_heads)
-    : ScoringSelector(std::move(policy), kv_heads) {}
+    : ScoringSelector(alone(std::move(policy)), kv_heads) {}
 
 // The later the better; positions are exact in a float up to 16,777,216.
-void RecentSelector::score(float* out, const LayerQuery& query, size_t index, size_t group, KernelContext&,
-                           int) {
+void RecentSelector::score(float* out, const LayerQuery& query, size_t index, size_t group, bool,
+                           KernelContext&, int) {
   for (size_t s = 0; s < query.candidates(index); ++s)
     out[s] = static_cast<float>(position_of(query, group, s));
 }
 
 RandomSelector::RandomSelector(SelectionPolicy policy, size_t kv_heads, uint64_t seed)
-    : ScoringSelector(std::move(policy), kv_heads), seed_(seed) {}
+    : ScoringSelector(alone(std::move(policy)), kv_heads), seed_(seed) {}
 
-void RandomSelector::score(float* out, const LayerQuery& query, size_t index, size_t group, KernelContext&,
-                           int) {
+void RandomSelector::score(float* out, const LayerQuery& query, size_t index, size_t group, bool,
+                           KernelContext&, int) {
   const auto position = static_cast<uint64_t>(query.inputs.positions[index]);
   const uint64_t state = mix(mix(mix(seed_ ^ query.layer) ^ position) ^ group);
   for (size_t s = 0; s < query.candidates(index); ++s) {

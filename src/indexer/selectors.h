@@ -23,8 +23,8 @@ class LearnedSelector final : public ScoringSelector {
 
  protected:
   void prepare(const LayerQuery& query, size_t first, KernelContext& context) override;
-  void score(float* out, const LayerQuery& query, size_t index, size_t group, KernelContext& context,
-             int worker) override;
+  void score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
+             KernelContext& context, int worker) override;
 
  private:
   std::shared_ptr<const Indexer> indexer_;
@@ -40,8 +40,8 @@ class RecentSelector final : public ScoringSelector {
   RecentSelector(SelectionPolicy policy, size_t kv_heads);
 
  protected:
-  void score(float* out, const LayerQuery& query, size_t index, size_t group, KernelContext& context,
-             int worker) override;
+  void score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
+             KernelContext& context, int worker) override;
 };
 
 // Sinks, recent and a random rest, the same for the same seed, layer, query position and set.
@@ -50,8 +50,8 @@ class RandomSelector final : public ScoringSelector {
   RandomSelector(SelectionPolicy policy, size_t kv_heads, uint64_t seed);
 
  protected:
-  void score(float* out, const LayerQuery& query, size_t index, size_t group, KernelContext& context,
-             int worker) override;
+  void score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
+             KernelContext& context, int worker) override;
 
  private:
   uint64_t seed_;

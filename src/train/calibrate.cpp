@@ -115,6 +115,7 @@ std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
   result.config.sinks = options.sinks;
   result.config.recent = options.recent;
   result.config.key_choice = options.index_keys;
+  result.config.query_block = options.query_block;
   result.config.has_bias = true;
   SelectionPolicy::from(result.config).validate();
   MomentCollector moments(config.layers, config.heads, config.kv_heads, config.head_dim, model->threads());

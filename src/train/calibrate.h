@@ -24,6 +24,7 @@ struct CalibrationOptions {
   size_t sinks = 4;     // likewise: positions always kept at the start
   size_t recent = 16;   // and at the end; see docs/decisions/0006 for why not more
   IndexKeyChoice index_keys = IndexKeyChoice::i4;  // likewise: how keys are stored
+  size_t query_block = 4;  // likewise: neighbouring queries of a prompt that choose together
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(size_t done, size_t total)> on_progress = {};  // tokens
 };

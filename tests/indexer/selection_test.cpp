@@ -27,9 +27,10 @@ class TableSelector final : public ScoringSelector {
   }
 
  protected:
-  void score(float* out, const LayerQuery& query, size_t index, size_t group, KernelContext&, int) override {
+  void score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate, KernelContext&,
+             int) override {
     for (size_t s = 0; s < query.candidates(index); ++s)
-      out[s] = value(query.inputs.positions[index], group, s);
+      out[s] = (accumulate ? out[s] : 0.0f) + value(query.inputs.positions[index], group, s);
   }
 };
 
@@ -82,6 +83,64 @@ TEST(ScoringSelector, EqualsBruteForce) {
           }
         }
       }
+    }
+  }
+}
+
+// A block's queries read sinks, the best of the middle by the sum of their scores, and the end up to
+// themselves. The chunk begins and ends within a block.
+TEST(ScoringSelector, NeighboursChooseTogether) {
+  for (const size_t query_block : {2, 4, 7}) {
+    const SelectionPolicy policy{.budget = 24,
+                                 .budgets = {},
+                                 .sinks = 3,
+                                 .recent = 5,
+                                 .scope = SelectionScope::per_group,
+                                 .query_block = query_block};
+    Bench bench("auto");
+    TableSelector selector(policy, 2);
+    const size_t first = 22, tokens = 41;
+    std::vector<int32_t> positions(tokens);
+    std::iota(positions.begin(), positions.end(), static_cast<int32_t>(first));
+    const LayerQuery query{
+        0, {nullptr, nullptr, nullptr, positions.data(), tokens}, first, {}, {}, nullptr, nullptr};
+    SelectionBuffer buffer;
+    ASSERT_TRUE(selector.select(query, bench.context, buffer));
+    for (size_t begin = 0; begin < tokens;) {
+      size_t end = begin + 1;
+      // The first two queries have 23 and 24 candidates: all are read, whatever the block.
+      while (begin >= 2 && end < tokens && (first + end) % query_block != 0) ++end;
+      const size_t candidates = first + begin + 1;
+      for (size_t g = 0; g < 2; ++g) {
+        for (size_t i = begin; i < end; ++i) {
+          std::vector<uint32_t> expected(first + i + 1);
+          std::iota(expected.begin(), expected.end(), 0u);
+          if (candidates > policy.budget) {
+            std::vector<uint32_t> middle(candidates - policy.sinks - policy.recent);
+            std::iota(middle.begin(), middle.end(), static_cast<uint32_t>(policy.sinks));
+            const auto total = [&](uint32_t slot) {
+              float sum = 0;
+              for (size_t j = begin; j < end; ++j) sum += TableSelector::value(positions[j], g, slot);
+              return sum;
+            };
+            std::sort(middle.begin(), middle.end(), [&](uint32_t a, uint32_t b) {
+              return total(a) != total(b) ? total(a) > total(b) : a > b;
+            });
+            middle.resize(policy.budget - policy.sinks - policy.recent - (end - begin - 1));
+            expected.erase(
+                std::remove_if(expected.begin(), expected.end(),
+                               [&](uint32_t slot) {
+                                 return slot >= policy.sinks && slot + policy.recent < candidates &&
+                                        std::find(middle.begin(), middle.end(), slot) == middle.end();
+                               }),
+                expected.end());
+          }
+          const auto found = buffer.slots(i, g);
+          ASSERT_EQ(std::vector<uint32_t>(found.begin(), found.end()), expected)
+              << "block of " << query_block << ", query " << positions[i] << ", group " << g;
+        }
+      }
+      begin = end;
     }
   }
 }
