@@ -6,6 +6,7 @@
 #include <random>
 #include <vector>
 
+#include "core/memory.h"
 #include "kernels/kernels.h"
 
 namespace keysieve {
@@ -76,9 +77,13 @@ void attention(benchmark::State& state, const Family& kernels, size_t heads, siz
   const Threads threads(1);
   KernelScratch scratch(threads);
   const std::vector<float> source = noise(kv_heads * capacity * kDim, 2);
-  std::vector<std::byte> keys(source.size() * 2), values(source.size() * 2);
-  kernels->store_kv(keys.data(), KvType::f16, source.data(), source.size());
-  kernels->store_kv(values.data(), KvType::f16, source.data(), source.size());
+  // Rows begin on cache lines, as in the caches of a model, which are mapped pages.
+  std::vector<std::byte> store(source.size() * 4 + 2 * kAlignment);
+  const size_t past_line = reinterpret_cast<uintptr_t>(store.data()) % kAlignment;
+  std::byte* keys = store.data() + kAlignment - past_line;
+  std::byte* values = keys + source.size() * 2;
+  kernels->store_kv(keys, KvType::f16, source.data(), source.size());
+  kernels->store_kv(values, KvType::f16, source.data(), source.size());
   const std::vector<float> q = noise(queries * heads * kDim, 3);
   std::vector<float> out(q.size());
   // Neighbouring queries share about 70% of what they read, as real ones do.
@@ -99,7 +104,7 @@ void attention(benchmark::State& state, const Family& kernels, size_t heads, siz
   args.queries = queries;
   args.heads = heads;
   args.scale = 0.125f;
-  args.kv = {keys.data(), values.data(), KvType::f16, kv_heads, capacity, kDim};
+  args.kv = {keys, values, KvType::f16, kv_heads, capacity, kDim};
   args.first_visible = past;
   args.selection = budget > 0 ? &selection : nullptr;
   for (auto _ : state) {
