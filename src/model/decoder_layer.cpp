@@ -51,13 +51,12 @@ void rotate(Chunk& chunk) {
   });
 }
 
-// x += projected (+ bias)
-void add_to_residual(Chunk& chunk, const std::vector<float>& bias) {
+// x += the bias of the output projection, which few models have
+void output_bias(Chunk& chunk, const std::vector<float>& bias) {
+  if (bias.empty()) return;
   ForwardBuffers& b = chunk.state.buffers;
-  const size_t hidden = chunk.config().hidden;
   for_token_blocks(chunk.state.model->threads(), chunk.tokens, [&](size_t first, size_t count) {
-    chunk.kernels().add(b.x.data() + first * hidden, b.projected.data() + first * hidden, count * hidden);
-    add_bias(chunk.kernels(), b.x.data() + first * hidden, bias, count);
+    add_bias(chunk.kernels(), b.x.data() + first * chunk.config().hidden, bias, count);
   });
 }
 
@@ -90,6 +89,11 @@ MatmulJob job(AlignedArray<float>& out, const std::unique_ptr<PackedMatrix>& wei
   return {out.data(), weight->rows(), weight.get()};
 }
 
+// The product joins the residual stream.
+MatmulJob residual_job(Chunk& chunk, const std::unique_ptr<PackedMatrix>& weight) {
+  return {chunk.state.buffers.x.data(), weight->rows(), weight.get(), true};
+}
+
 }  // namespace
 
 void for_token_blocks(const Threads& threads, size_t tokens,
@@ -118,14 +122,13 @@ void decoder_layer(Chunk& chunk, size_t layer) {
   if (taps && taps->projections) taps->projections(chunk.place(layer), b.q.data(), b.k.data(), b.v.data());
   layer_attention(chunk, layer);
   if (taps && taps->attention) taps->attention(chunk.place(layer), b.attention.data());
-  project(chunk, std::array{job(b.projected, w.output)}, b.attention);
-  add_to_residual(chunk, w.output_bias);
+  project(chunk, std::array{residual_job(chunk, w.output)}, b.attention);
+  output_bias(chunk, w.output_bias);
 
   norm(chunk, w.mlp_norm);
   project(chunk, std::array{job(b.gate, w.gate), job(b.up, w.up)}, b.normed);
   swiglu(chunk);
-  project(chunk, std::array{job(b.projected, w.down)}, b.gate);
-  add_to_residual(chunk, {});
+  project(chunk, std::array{residual_job(chunk, w.down)}, b.gate);
   if (taps && taps->residual) taps->residual(chunk.place(layer), b.x.data());
 }
 

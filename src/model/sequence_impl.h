@@ -21,7 +21,6 @@ struct ForwardBuffers {
   AlignedArray<float> v;            // [chunk, kv_heads, head_dim]
   AlignedArray<float> index_keys;   // [chunk, index heads, index dim]
   AlignedArray<float> attention;    // [chunk, heads, head_dim]
-  AlignedArray<float> projected;    // [chunk, hidden], of the attention or the MLP, before it joins x
   AlignedArray<float> gate;         // [chunk, mlp]
   AlignedArray<float> up;           // [chunk, mlp]
   AlignedArray<float> logits;       // [block, vocabulary], grown when a block of rows is first asked for

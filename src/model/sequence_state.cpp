@@ -62,7 +62,6 @@ ForwardBuffers::ForwardBuffers(const ModelConfig& config, size_t chunk, const Ke
       v(chunk * config.kv_width()),
       index_keys(chunk * index.heads * index.dim),
       attention(chunk * config.q_width()),
-      projected(chunk * config.hidden),
       gate(chunk * config.mlp),
       up(chunk * config.mlp),
       last_logits(config.vocabulary) {}

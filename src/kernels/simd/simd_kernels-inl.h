@@ -43,17 +43,7 @@ class SimdKernels : public Kernels {
     }
     const ActivationView quantized =
         any_affine ? quantize(x, tokens, jobs[0].weight->columns(), scratch, threads) : ActivationView{};
-    // About 8 tasks a worker: enough to even out, few enough that taking one costs nothing. An even number of
-    // panels each, since prefill works on two at a time.
-    const size_t wanted = static_cast<size_t>(threads.count()) * 8;
-    const size_t chunk = std::max<size_t>(2, (panels / wanted + 1) / 2 * 2);
-    std::vector<Part> parts;
-    for (const MatmulJob& job : jobs) {
-      const size_t count = (job.weight->rows() + kPanelRows - 1) / kPanelRows;
-      for (size_t first = 0; first < count; first += chunk) {
-        parts.push_back({&job, first, std::min(first + chunk, count)});
-      }
-    }
+    const std::vector<Part> parts = split(jobs, panels, tokens, threads);
     threads.run(parts.size(), [&](size_t i, int worker) {
       const Part& part = parts[i];
       if (const auto* affine = dynamic_cast<const PackedAffine*>(part.job->weight)) {
@@ -125,6 +115,30 @@ class SimdKernels : public Kernels {
     size_t first;  // panels
     size_t last;
   };
+
+  // Parts for the workers to take in turn. Decode: about 8 a worker, enough to even out, few enough that
+  // taking one costs nothing. Prefill: whole tiles of panels, and half tiles for the last few so that the
+  // workers end together: 36 panels of a 576-wide projection are 9 tiles, which two workers cannot share.
+  static std::vector<Part> split(std::span<const MatmulJob> jobs, size_t panels, size_t tokens,
+                                 const Threads& threads) {
+    const auto workers = static_cast<size_t>(threads.count());
+    const bool prefill = tokens > kDecodeTokens;
+    const size_t per_worker = prefill ? 16 : 8;
+    const size_t step = prefill ? 4 : 2;
+    const size_t chunk = std::max(step, panels / (workers * per_worker) / step * step);
+    std::vector<Part> parts;
+    for (const MatmulJob& job : jobs) {
+      const size_t count = (job.weight->rows() + kPanelRows - 1) / kPanelRows;
+      for (size_t first = 0; first < count;) {
+        const bool last = prefill && workers > 1 && panels <= 4 * workers;
+        const size_t size = std::min(last ? 2 : chunk, count - first);
+        parts.push_back({&job, first, first + size});
+        first += size;
+        panels -= size;
+      }
+    }
+    return parts;
+  }
 
   // Rounds x to int8 in the shared scratch.
   static ActivationView quantize(const float* x, size_t tokens, size_t columns, KernelScratch& scratch,
