@@ -1,7 +1,7 @@
 # Sourced by ./run: what it installs, and how a build folder is configured.
 
 # shellcheck disable=SC2034  # used by ./run
-BUILD_PACKAGES=(clang-19 lld-19 libomp-19-dev cmake ninja-build pkg-config ccache python3 python3-pip ca-certificates
+BUILD_PACKAGES=(clang-19 lld-19 cmake ninja-build pkg-config ccache python3 python3-pip ca-certificates
                 libhwy-dev libfmt-dev libcli11-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libedit-dev
                 libeigen3-dev libgtest-dev libgmock-dev libbenchmark-dev bible-kjv bible-kjv-text)
 # shellcheck disable=SC2034

@@ -1,13 +1,16 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 #include <set>
+#include <thread>
 
 #include "core/dtype.h"
 #include "core/file_io.h"
@@ -166,6 +169,48 @@ TEST(Json, HostileTextIsRefused) {
   error_of([] { parse_json("{\"a\": ", "f"); }, ErrorKind::format);
   error_of([] { parse_json(std::string(100000, '['), "f"); }, ErrorKind::format);
   EXPECT_NO_THROW(parse_json(std::string(150, '[') + std::string(150, ']'), "f"));
+}
+
+// Regions in a row, with pauses long enough for workers to fall asleep, and regions within regions or beside
+// each other.
+TEST(Threads, RegionsFollowNestAndCollide) {
+  const Threads threads(2);
+  std::atomic<size_t> done = 0;
+  for (int region = 0; region < 400; ++region) {
+    threads.run(7, [&](size_t, int) { ++done; });
+    if (region % 40 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(3));
+  }
+  EXPECT_EQ(done, 2800u);
+  done = 0;
+  threads.run(5, [&](size_t, int) {
+    threads.run(4, [&](size_t, int worker) {
+      EXPECT_EQ(worker, 0);
+      ++done;
+    });
+  });
+  EXPECT_EQ(done, 20u);
+  done = 0;
+  std::thread other([&] {
+    for (int region = 0; region < 500; ++region) threads.run(7, [&](size_t, int) { ++done; });
+  });
+  for (int region = 0; region < 500; ++region) threads.run(7, [&](size_t, int) { ++done; });
+  other.join();
+  EXPECT_EQ(done, 7000u);
+}
+
+// A waiting pool uses no processor time once its spin is over.
+TEST(Threads, SleepWhenIdle) {
+  const Threads threads(4);
+  threads.run(8, [](size_t, int) {});
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  const auto used = [] {
+    timespec time{};
+    ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+  };
+  const double before = used();
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_LT(used() - before, 0.02);
 }
 
 TEST(Threads, EveryIndexOnceAndErrorsComeBack) {
