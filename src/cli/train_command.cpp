@@ -42,7 +42,9 @@ std::vector<size_t> parse_layers(const std::string& text) {
     }
     if (last < first || last - first > 4096 || (at < end && *at != ',')) refuse();
     for (size_t layer = first; layer <= last; ++layer) layers.push_back(layer);
-    if (at < end && ++at == end) refuse();
+    if (at == end) break;
+    ++at;  // the comma: something must follow
+    if (at == end) refuse();
   }
   std::sort(layers.begin(), layers.end());
   if (std::adjacent_find(layers.begin(), layers.end()) != layers.end()) refuse();

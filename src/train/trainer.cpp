@@ -46,12 +46,12 @@ Json to_json(const LossMeasures& measures) {
 
 struct Trainer::Impl {
   Impl(std::shared_ptr<const Model> for_model, IndexerConfig for_config, const TextPacker& from,
-       std::vector<TrainingSequence> sequences, TrainingOptions with)
+       std::vector<TrainingSequence> sequences, const TrainingOptions& with)
       : model(std::move(for_model)),
         config(std::move(for_config)),
         texts(from),
         development(std::move(sequences)),
-        options(std::move(with)),
+        options(with),
         shape(model->shape()),
         scratch(model->threads()) {}
 
@@ -155,11 +155,11 @@ LossMeasures Trainer::Impl::step(TrainingState& state) {
 }
 
 Trainer::Trainer(std::shared_ptr<const Model> model, IndexerConfig config, const TextPacker& texts,
-                 std::vector<TrainingSequence> development, TrainingOptions options)
+                 std::vector<TrainingSequence> development, const TrainingOptions& options)
     : impl_(std::make_unique<Impl>(std::move(model), std::move(config), texts, std::move(development),
-                                   std::move(options))) {
+                                   options)) {
   const TrainingOptions& o = impl_->options;
-  const auto need = [](bool fine, const char* what, std::string found, const char* expected) {
+  const auto need = [](bool fine, const char* what, const std::string& found, const char* expected) {
     if (!fine) throw Error(ErrorKind::usage, what, found, expected);
   };
   need(o.steps > 0 && o.batch > 0 && o.queries > 0, "training",

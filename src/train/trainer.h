@@ -61,7 +61,7 @@ class Trainer {
   // Throws Error{usage} for options that make no sense, Error{resource} where memory_bytes() is above
   // the limit.
   Trainer(std::shared_ptr<const Model> model, IndexerConfig config, const TextPacker& texts,
-          std::vector<TrainingSequence> development, TrainingOptions options);
+          std::vector<TrainingSequence> development, const TrainingOptions& options);
   ~Trainer();
 
   // About what the run will hold, the model included.
