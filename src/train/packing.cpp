@@ -46,6 +46,12 @@ TextPacker::TextPacker(std::span<const std::filesystem::path> files, const Token
   }
 }
 
+uint64_t TextPacker::bytes() const {
+  uint64_t total = 0;
+  for (const std::string& document : documents_) total += document.size();
+  return total;
+}
+
 const TextPacker::Piece& TextPacker::piece(uint64_t cursor) const {
   std::vector<uint32_t> order(pieces_.size());
   std::iota(order.begin(), order.end(), 0u);

@@ -36,6 +36,7 @@ class TextPacker {
   std::vector<TrainingSequence> next(uint64_t& cursor) const;
 
   size_t pieces() const { return pieces_.size(); }
+  uint64_t bytes() const;                                              // of the texts, which stay in memory
   const std::vector<TextSource>& sources() const { return sources_; }  // windows: pieces of the file
 
  private:

@@ -196,8 +196,10 @@ uint64_t Trainer::memory_bytes(const TrainingState& state) const {
                                                                        impl_->model->threads().count()));
   }
   const uint64_t teacher = window * c.kv_width() * sizeof(float);
-  return impl_->model->weights_bytes() + window * (row * sizeof(float) + kv) + working + teacher +
-         parameters * 5 * sizeof(float);
+  // A tokenizer takes about half a kilobyte a token; rows of the embedding are read from the mapped file.
+  const uint64_t vocabulary = c.vocabulary * (512 + c.hidden);
+  return impl_->model->weights_bytes() + vocabulary + impl_->texts.bytes() +
+         window * (row * sizeof(float) + kv) + working + teacher + parameters * 5 * sizeof(float);
 }
 
 LossMeasures Trainer::evaluate(TrainingState& state) {
