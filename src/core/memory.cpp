@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <limits>
@@ -41,7 +42,7 @@ class Descriptor {
 namespace detail {
 
 void AlignedDelete::operator()(std::byte* memory) const {
-  ::operator delete[](memory, std::align_val_t{kAlignment});
+  if (owned) ::operator delete[](memory, std::align_val_t{kAlignment});
 }
 
 size_t checked_product(size_t count, size_t size) {
@@ -129,6 +130,26 @@ ReservedMemory::~ReservedMemory() {
 
 void ReservedMemory::discard() {
   if (data_ != nullptr) ::madvise(data_, size_, MADV_DONTNEED);
+}
+
+std::byte* Arena::allocate(size_t bytes) {
+  constexpr size_t kHugePage = size_t{1} << 21;
+  // Only address space: what is not used costs nothing. Few chunks, since each may end on a page half used.
+  constexpr size_t kChunk = size_t{1} << 28;
+  const size_t padded =
+      std::max(kAlignment, detail::checked_product((bytes + kAlignment - 1) / kAlignment, kAlignment));
+  if (padded > left_) {
+    chunks_.emplace_back(std::max(kChunk, padded) + kHugePage);
+    ReservedMemory& chunk = chunks_.back();
+    const auto begin = reinterpret_cast<uintptr_t>(chunk.data());
+    const size_t skipped = (kHugePage - begin % kHugePage) % kHugePage;
+    next_ = chunk.data() + skipped;
+    left_ = chunk.size() - skipped;
+    // Refused where the system has no huge pages: nothing is lost but their speed.
+    ::madvise(next_, left_, MADV_HUGEPAGE);
+  }
+  left_ -= padded;
+  return std::exchange(next_, next_ + padded);
 }
 
 uint64_t peak_resident_bytes() {

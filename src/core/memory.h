@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <vector>
 
 namespace keysieve {
 
@@ -13,11 +14,14 @@ inline constexpr size_t kAlignment = 64;
 
 namespace detail {
 struct AlignedDelete {
+  bool owned = true;  // false: an arena's
   void operator()(std::byte* memory) const;
 };
 std::unique_ptr<std::byte[], AlignedDelete> allocate_aligned(size_t bytes);
 size_t checked_product(size_t count, size_t size);
 }  // namespace detail
+
+class Arena;
 
 // A fixed-size array of trivial T on a 64-byte boundary, uninitialised unless asked. Throws Error{resource}.
 template <class T>
@@ -26,6 +30,8 @@ class AlignedArray {
   AlignedArray() = default;
   explicit AlignedArray(size_t count)
       : memory_(detail::allocate_aligned(detail::checked_product(count, sizeof(T)))), count_(count) {}
+  // From an arena, which must outlive the array; null: as above.
+  AlignedArray(size_t count, Arena* arena);
   AlignedArray(size_t count, T value) : AlignedArray(count) {
     for (size_t i = 0; i < count; ++i) data()[i] = value;
   }
@@ -86,6 +92,27 @@ class ReservedMemory {
   std::byte* data_ = nullptr;
   size_t size_ = 0;
 };
+
+// Memory for arrays that live as long as it does, one after another on 2 MB pages where the system has them:
+// a model's weights are read from end to end for every token, and 4 KB pages cost 6% of that (decode of a
+// 135M model at 500 tokens, 273 against 291 tokens/s, 2-core AMD EPYC, 2026-11-25). Not for several threads
+// at once.
+class Arena {
+ public:
+  std::byte* allocate(size_t bytes);  // on a 64-byte boundary, zero-filled; throws Error{resource}
+
+ private:
+  std::vector<ReservedMemory> chunks_;
+  std::byte* next_ = nullptr;  // in the last chunk
+  size_t left_ = 0;
+};
+
+template <class T>
+AlignedArray<T>::AlignedArray(size_t count, Arena* arena) : count_(count) {
+  const size_t bytes = detail::checked_product(count, sizeof(T));
+  memory_ = arena == nullptr ? detail::allocate_aligned(bytes)
+                             : decltype(memory_)(arena->allocate(bytes), detail::AlignedDelete{false});
+}
 
 // Highest resident set size of this process so far, in bytes (Linux: VmHWM).
 uint64_t peak_resident_bytes();

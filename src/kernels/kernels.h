@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/matrix_source.h"
+#include "core/memory.h"
 #include "core/threads.h"
 #include "kernels/index_keys.h"
 #include "kernels/kv_view.h"
@@ -105,9 +106,9 @@ class Kernels {
 
   // Copies a matrix into this family's layout, giving the file's pages back as it goes. Row r of the result
   // is row row_order[r] of the source (empty: the same order); used to turn interleaved-RoPE files into
-  // half-split ones.
+  // half-split ones. The memory comes from `arena`, which must outlive the matrix; null: from the heap.
   virtual std::unique_ptr<PackedMatrix> pack(const MatrixSource& source, std::span<const uint32_t> row_order,
-                                             const Threads& threads) const = 0;
+                                             const Threads& threads, Arena* arena = nullptr) const = 0;
 
   // All jobs in one parallel pass. x [tokens, columns]; every weight has the same number of columns.
   virtual void matmul(std::span<const MatmulJob> jobs, const float* x, size_t tokens, KernelScratch& scratch,

@@ -142,7 +142,7 @@ class Loader {
  private:
   LayerWeights load_layer(size_t layer);
   std::unique_ptr<PackedMatrix> pack(const MatrixSource& source, std::span<const uint32_t> row_order = {}) {
-    std::unique_ptr<PackedMatrix> packed = kernels_.pack(source, row_order, threads_);
+    std::unique_ptr<PackedMatrix> packed = kernels_.pack(source, row_order, threads_, &weights_.memory);
     weights_.bytes += packed->bytes();
     return packed;
   }

@@ -37,6 +37,7 @@ struct LayerWeights {
 // file's order was. The embedding is not packed: its rows are read from the mapped file, so only the pages of
 // tokens that occur are ever in memory; a tied head is packed from the same rows.
 struct ModelWeights {
+  Arena memory;                             // of the packed matrices
   std::vector<LayerWeights> layers;         // [layers]
   std::vector<float> final_norm;            // [hidden]
   std::unique_ptr<MatrixSource> embedding;  // [vocabulary, hidden]

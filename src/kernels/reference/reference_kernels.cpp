@@ -83,7 +83,7 @@ class ReferenceKernels : public Kernels {
   std::string_view name() const override { return "reference"; }
 
   std::unique_ptr<PackedMatrix> pack(const MatrixSource& source, std::span<const uint32_t> row_order,
-                                     const Threads& threads) const override {
+                                     const Threads& threads, Arena*) const override {
     auto matrix = std::make_unique<ReferenceMatrix>(source.rows(), source.columns());
     constexpr size_t kRowsPerTask = 64;
     threads.run((source.rows() + kRowsPerTask - 1) / kRowsPerTask, [&](size_t task, int) {

@@ -79,14 +79,14 @@ void pack_codes(uint8_t* out, const uint8_t* codes, size_t columns, int bits) {
   }
 }
 
-AlignedArray<Half> to_fp16(const AlignedArray<float>& values, float factor) {
-  AlignedArray<Half> halves(values.size());
+AlignedArray<Half> to_fp16(const AlignedArray<float>& values, float factor, Arena* arena) {
+  AlignedArray<Half> halves(values.size(), arena);
   for (size_t i = 0; i < values.size(); ++i) halves[i] = to_half(values[i] * factor);
   return halves;
 }
 
 std::unique_ptr<PackedMatrix> pack_affine(const MatrixSource& source, std::span<const uint32_t> row_order,
-                                          const Threads& threads) {
+                                          const Threads& threads, Arena* arena) {
   auto packed = std::make_unique<PackedAffine>();
   packed->row_count = source.rows();
   packed->column_count = source.columns();
@@ -95,7 +95,7 @@ std::unique_ptr<PackedMatrix> pack_affine(const MatrixSource& source, std::span<
   const size_t groups = packed->groups();
   const size_t scale_groups = packed->scale_groups();
   const size_t code_bytes = group_code_bytes(packed->format.bits);
-  packed->codes = AlignedArray<uint8_t>(packed->panels() * groups * code_bytes);
+  packed->codes = AlignedArray<uint8_t>(packed->panels() * groups * code_bytes, arena);
   // The f32 scales of one matrix live until its unit is known: at most 0.25 bytes a weight, for this matrix
   // only.
   AlignedArray<float> scales(packed->panels() * scale_groups * kPanelRows);
@@ -122,21 +122,21 @@ std::unique_ptr<PackedMatrix> pack_affine(const MatrixSource& source, std::span<
     if (row_order.empty()) source.release(first, count);
   });
   packed->unit = choose_unit(scales.span(), biases.span());
-  packed->scales = to_fp16(scales, 1.0f / packed->unit);
-  if (biases.size() != 0) packed->biases = to_fp16(biases, 1.0f / packed->unit);
+  packed->scales = to_fp16(scales, 1.0f / packed->unit, arena);
+  if (biases.size() != 0) packed->biases = to_fp16(biases, 1.0f / packed->unit, arena);
   source.release(0, source.rows());
   return packed;
 }
 
 std::unique_ptr<PackedMatrix> pack_plain(const MatrixSource& source, std::span<const uint32_t> row_order,
-                                         const Threads& threads) {
+                                         const Threads& threads, Arena* arena) {
   auto packed = std::make_unique<PackedPlain>();
   packed->row_count = source.rows();
   packed->column_count = source.columns();
   packed->dtype = source.affine() ? DType::f32 : source.plain_dtype();
   const size_t columns = source.columns();
   const size_t value_bytes = packed->value_bytes();
-  packed->values = AlignedArray<std::byte>(packed->panels() * columns * kPanelRows * value_bytes);
+  packed->values = AlignedArray<std::byte>(packed->panels() * columns * kPanelRows * value_bytes, arena);
   threads.run(packed->panels(), [&](size_t panel, int) {
     std::vector<float> values(columns);
     std::byte* out = packed->values.data() + panel * columns * kPanelRows * value_bytes;
@@ -175,9 +175,9 @@ bool can_pack_affine(const MatrixSource& source) {
 }  // namespace
 
 std::unique_ptr<PackedMatrix> pack_matrix(const MatrixSource& source, std::span<const uint32_t> row_order,
-                                          const Threads& threads) {
-  if (can_pack_affine(source)) return pack_affine(source, row_order, threads);
-  return pack_plain(source, row_order, threads);
+                                          const Threads& threads, Arena* arena) {
+  if (can_pack_affine(source)) return pack_affine(source, row_order, threads, arena);
+  return pack_plain(source, row_order, threads, arena);
 }
 
 }  // namespace keysieve::simd

@@ -71,6 +71,6 @@ struct PackedPlain : PackedMatrix {
 
 // Packs any matrix: PackedAffine if it is quantised in whole groups of 32 columns, else PackedPlain.
 std::unique_ptr<PackedMatrix> pack_matrix(const MatrixSource& source, std::span<const uint32_t> row_order,
-                                          const Threads& threads);
+                                          const Threads& threads, Arena* arena);
 
 }  // namespace keysieve::simd
