@@ -28,8 +28,8 @@ class SimdKernels : public Kernels {
   std::string_view name() const override { return name_; }
 
   std::unique_ptr<PackedMatrix> pack(const MatrixSource& source, std::span<const uint32_t> row_order,
-                                     const Threads& threads) const override {
-    return pack_matrix(source, row_order, threads);
+                                     const Threads& threads, Arena* arena) const override {
+    return pack_matrix(source, row_order, threads, arena);
   }
 
   void matmul(std::span<const MatmulJob> jobs, const float* x, size_t tokens, KernelScratch& scratch,
