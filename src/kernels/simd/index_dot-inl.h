@@ -107,6 +107,55 @@ struct BlockDot {
   HWY_INLINE void finish(VI* sums) const { sums[0] = VI{_mm512_add_epi32(even, odd)}; }
 };
 
+#elif HWY_ARCH_ARM_A64
+
+struct KeySteps {
+  int8x16_t step[2][kBlockVectors];  // [steps][quarters of a block]
+};
+
+// i8 keys are signed again, so nothing is to be taken back; i4 keys stay 0 .. 15, a 16th of their codes.
+template <IndexKeyType kType>
+HWY_INLINE KeySteps load_steps(const uint8_t* at, bool single) {
+  KeySteps keys;
+  for (size_t i = 0; i < kBlockVectors; ++i) {
+    const uint8x16_t first = vld1q_u8(at + i * 16);
+    if constexpr (kType == IndexKeyType::i8) {
+      const uint8x16_t sign_bit = vdupq_n_u8(0x80);
+      keys.step[0][i] = vreinterpretq_s8_u8(veorq_u8(first, sign_bit));
+      keys.step[1][i] =
+          single ? vdupq_n_s8(0) : vreinterpretq_s8_u8(veorq_u8(vld1q_u8(at + 64 + i * 16), sign_bit));
+    } else {
+      keys.step[0][i] = vreinterpretq_s8_u8(vandq_u8(first, vdupq_n_u8(15)));
+      keys.step[1][i] = vreinterpretq_s8_u8(vshrq_n_u8(first, 4));
+    }
+  }
+  return keys;
+}
+
+template <IndexKeyType kType>
+struct BlockDot {
+  int32x4_t sum[kBlockVectors];
+  int32_t offset;
+
+  HWY_INLINE void start(const CodedQuery& query) {
+    for (int32x4_t& s : sum) s = vdupq_n_s32(0);
+    offset = query.offset;
+  }
+  HWY_INLINE void add(const KeySteps& keys, const CodedQuery& query, size_t step) {
+    const int8x16_t first = vreinterpretq_s8_s32(vdupq_n_s32(four_codes(query, step)));
+    const int8x16_t second = vreinterpretq_s8_s32(vdupq_n_s32(four_codes(query, step + 1)));
+    for (size_t i = 0; i < kBlockVectors; ++i) {
+      sum[i] = vdotq_s32(vdotq_s32(sum[i], keys.step[0][i], first), keys.step[1][i], second);
+    }
+  }
+  HWY_INLINE void finish(VI* sums) const {
+    for (size_t i = 0; i < kBlockVectors; ++i) {
+      sums[i] =
+          VI(kType == IndexKeyType::i8 ? sum[i] : vaddq_s32(vshlq_n_s32(sum[i], 4), vdupq_n_s32(offset)));
+    }
+  }
+};
+
 #else
 
 struct KeySteps {

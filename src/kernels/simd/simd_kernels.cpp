@@ -2,21 +2,28 @@
 // instructions switched on between HWY_BEFORE_NAMESPACE and HWY_AFTER_NAMESPACE.
 #include "kernels/simd/simd_kernels.h"
 
-// AVX2 (with FMA and F16C, Haswell 2013 and later) and AVX-512 with VNNI (Ice Lake and Zen 4 and later) are
-// the targets; older machines run the reference family.
+// AVX2 (with FMA and F16C, Haswell 2013 and later), AVX-512 with VNNI (Ice Lake and Zen 4 and later) and NEON
+// with dot products (Cortex-A75 and Neoverse N1 and later) are the targets; older machines run the reference
+// family.
 #define HWY_WANT_AVX3_DL
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3)
+#define HWY_DISABLED_TARGETS \
+  (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/simd/simd_kernels.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3_DL
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_NEON
 #include "kernels/simd/simd_kernels-inl.h"
 #endif
 
 #if HWY_ONCE
+#if HWY_ARCH_ARM_A64
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace keysieve {
 namespace {
 
@@ -33,15 +40,27 @@ constexpr Family kFamilies[] = {
 #if HWY_TARGETS & HWY_AVX3_DL
     {"avx512", HWY_AVX3_DL, simd::N_AVX3_DL::make},
 #endif
+#if HWY_TARGETS & HWY_NEON
+    {"neon", HWY_NEON, simd::N_NEON::make},
+#endif
     {"", 0, nullptr},
 };
+
+// Highway's own test knows no dot products on Arm: there it takes NEON for granted.
+int64_t supported_targets() {
+#if HWY_ARCH_ARM_A64
+  return (::getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0 ? HWY_NEON : 0;
+#else
+  return hwy::SupportedTargets();
+#endif
+}
 
 }  // namespace
 
 std::vector<std::string_view> simd_kernel_names() {
   std::vector<std::string_view> names;
   for (const Family& family : kFamilies) {
-    if (family.target != 0 && (hwy::SupportedTargets() & family.target) != 0) names.push_back(family.name);
+    if (family.target != 0 && (supported_targets() & family.target) != 0) names.push_back(family.name);
   }
   return names;
 }
@@ -49,7 +68,7 @@ std::vector<std::string_view> simd_kernel_names() {
 std::unique_ptr<Kernels> make_simd_kernels(std::string_view name) {
   for (const Family& family : kFamilies) {
     if (family.target == 0 || name != family.name) continue;
-    if ((hwy::SupportedTargets() & family.target) != 0) return family.make(family.name);
+    if ((supported_targets() & family.target) != 0) return family.make(family.name);
   }
   return nullptr;
 }

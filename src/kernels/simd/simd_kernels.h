@@ -8,7 +8,7 @@
 
 namespace keysieve {
 
-// The SIMD families compiled in that this machine can run, slowest first ("avx2", "avx512").
+// The SIMD families compiled in that this machine can run, slowest first ("avx2", "avx512" or "neon").
 std::vector<std::string_view> simd_kernel_names();
 
 // One of them, or null for any other name.

@@ -139,9 +139,15 @@ HWY_INLINE size_t write_bit_positions(uint32_t* out, uint64_t word, uint32_t bas
 // Sets the bits of the scores that are at least `floor`; bits: whole words for `count`. Returns how many.
 inline size_t mark_above(uint8_t* bits, const float* scores, size_t count, float floor) {
   const VF least = hn::Set(F32(), floor);
+  constexpr size_t kStep = std::max<size_t>(kLanes, 8);  // whole bytes of bits
   size_t s = 0;
-  for (; s + kLanes <= count; s += kLanes) {
+  for (; s + kStep <= count; s += kStep) {
     hn::StoreMaskBits(F32(), hn::Ge(hn::LoadU(F32(), scores + s), least), bits + s / 8);  // NaN: no
+    if constexpr (kLanes == 4) {
+      uint8_t upper;
+      hn::StoreMaskBits(F32(), hn::Ge(hn::LoadU(F32(), scores + s + 4), least), &upper);
+      bits[s / 8] |= static_cast<uint8_t>(upper << 4);
+    }
   }
   const size_t words = (count + 63) / 64;
   std::fill(bits + s / 8, bits + words * 8, uint8_t{0});
@@ -193,15 +199,18 @@ inline constexpr size_t kSampleStride = 16;
 inline size_t take_sample(uint32_t* sample, const float* scores, size_t count) {
   constexpr size_t kTaken = kSampleStride * kLanes;  // scores that give one vector of samples
   const size_t size = count / kTaken * kLanes;
-  // Of 16 vectors each gives one lane (two give one, with 8 lanes), a different one each time, lest a period
-  // in the text be met at one phase only. Blending costs a load a vector, gathering 40 cycles each 16.
+  // Of 16 vectors each gives one lane (every second or fourth, with 8 or 4 lanes), a different one each time,
+  // lest a period in the text be met at one phase only. Blending costs a load a lane, gathering 40 cycles
+  // each 16.
+  constexpr size_t kVectorsBetween = kSampleStride / kLanes;
   const auto lane = hn::Iota(U32(), 0);
   for (size_t at = 0; at < size; at += kLanes) {
     const float* taken = scores + at * kSampleStride;
     VF blend = hn::LoadU(F32(), taken);
-    for (size_t v = 1; v < kSampleStride; ++v) {
-      const auto here = hn::Eq(lane, hn::Set(U32(), static_cast<uint32_t>(v * 7 % kLanes)));
-      blend = hn::IfThenElse(hn::RebindMask(F32(), here), hn::LoadU(F32(), taken + v * kLanes), blend);
+    for (size_t i = 1; i < kLanes; ++i) {
+      const auto here = hn::Eq(lane, hn::Set(U32(), static_cast<uint32_t>(i * 7 % kLanes)));
+      const VF next = hn::LoadU(F32(), taken + i * kVectorsBetween * kLanes);
+      blend = hn::IfThenElse(hn::RebindMask(F32(), here), next, blend);
     }
     hn::StoreU(order_of(blend), U32(), sample + at);
   }

@@ -23,6 +23,22 @@
   ",vpclmulqdq,avx512vbmi,avx512vbmi2,vaes,avxvnni,avx512bitalg,avx512vpopcntdq,avx512vnni"
 #endif
 
+// On Arm, Highway leaves instructions beyond the first 64-bit machines to the compiler's command line. The
+// dot product extension is named here instead: for these functions alone, so that the rest of the program
+// runs on machines without it.
+#if HWY_ARCH_ARM_A64
+#undef HWY_BEFORE_NAMESPACE
+#define HWY_BEFORE_NAMESPACE()    \
+  HWY_PUSH_ATTRIBUTES("+dotprod") \
+  static_assert(true, "for the semicolon")
+#undef HWY_AFTER_NAMESPACE
+#define HWY_AFTER_NAMESPACE() \
+  HWY_POP_ATTRIBUTES          \
+  static_assert(true, "for the semicolon")
+#undef HWY_ATTR
+#define HWY_ATTR __attribute__((target("+dotprod")))
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
@@ -32,7 +48,7 @@ using I32 = hn::ScalableTag<int32_t>;
 using U32 = hn::ScalableTag<uint32_t>;
 using VF = hn::Vec<F32>;
 using VI = hn::Vec<I32>;
-inline constexpr size_t kLanes = HWY_LANES(float);  // 8 or 16
+inline constexpr size_t kLanes = HWY_LANES(float);  // 4 (NEON), 8 or 16
 inline constexpr size_t kVectorsPerPanel = 16 / kLanes;
 
 HWY_INLINE VF load_half(const Half* values) {
@@ -104,9 +120,11 @@ HWY_INLINE VF sum_of_quads(const VF* quads) {
         _mm512_add_ps(_mm512_shuffle_f32x4(a.raw, b.raw, 0x88), _mm512_shuffle_f32x4(a.raw, b.raw, 0xDD))};
   };
   return add_blocks(add_blocks(quads[0], quads[1]), add_blocks(quads[2], quads[3]));
-#else
+#elif HWY_ARCH_X86
   return VF{_mm256_add_ps(_mm256_permute2f128_ps(quads[0].raw, quads[1].raw, 0x20),
                           _mm256_permute2f128_ps(quads[0].raw, quads[1].raw, 0x31))};
+#else
+  return quads[0];
 #endif
 }
 
