@@ -21,35 +21,92 @@ struct QuantizedToken {
   int32_t* first_sums;
 };
 
+inline constexpr size_t kGroupVectors = kGroup / kLanes;
+
+// The codes of one group from its values and 127 / max|x|. Leaves sums of its first and its last 16 codes in
+// the lanes of the two vectors.
+HWY_INLINE void round_group(int8_t* codes, const float* x, VF inverse, VF& first, VF& last) {
+  const hn::Rebind<int8_t, F32> d8;
+  VI total[2] = {hn::Zero(I32()), hn::Zero(I32())};
+  for (size_t i = 0; i < kGroupVectors; ++i) {
+    const VI code = hn::NearestInt(hn::Mul(hn::LoadU(F32(), x + i * kLanes), inverse));
+    hn::StoreU(hn::DemoteTo(d8, code), d8, codes + i * kLanes);
+    VI& half = total[i / (kGroupVectors / 2)];
+    half = hn::Add(half, code);
+  }
+  first = hn::ConvertTo(F32(), total[0]);
+  last = hn::ConvertTo(F32(), total[1]);
+}
+
+HWY_INLINE VF largest_magnitudes(const float* x) {
+  VF largest = hn::Zero(F32());
+  for (size_t i = 0; i < kGroupVectors; ++i) {
+    largest = hn::Max(largest, hn::Abs(hn::LoadU(F32(), x + i * kLanes)));
+  }
+  return largest;
+}
+
+HWY_INLINE VF inverse_of(VF top) {
+  return hn::IfThenElseZero(hn::Gt(top, hn::Zero(F32())), hn::Div(hn::Set(F32(), 127.0f), top));
+}
+
+// kLanes groups from group g: lane i of every vector of sums is group g + i's, so that maxima, divisions and
+// sums of codes are done for all of them at once.
+inline void quantize_groups(const QuantizedToken& out, const float* x, size_t g) {
+  constexpr size_t kQuads = kLanes / 4;
+  x += g * kGroup;
+  int8_t* codes = out.codes + g * kGroup;
+  VF quads[2][kQuads];
+  for (size_t q = 0; q < kQuads; ++q) {
+    VF largest[4];
+    for (size_t i = 0; i < 4; ++i) largest[i] = largest_magnitudes(x + (q * 4 + i) * kGroup);
+    quads[0][q] = quad_of(largest, Larger());
+  }
+  const VF top = sum_of_quads(quads[0], Larger());
+  HWY_ALIGN float inverse[kLanes];
+  hn::Store(inverse_of(top), F32(), inverse);
+  for (size_t q = 0; q < kQuads; ++q) {
+    VF first[4], last[4];
+    for (size_t i = 0; i < 4; ++i) {
+      const size_t group = q * 4 + i;
+      round_group(codes + group * kGroup, x + group * kGroup, hn::Set(F32(), inverse[group]), first[i],
+                  last[i]);
+    }
+    quads[0][q] = quad_of(first);
+    quads[1][q] = quad_of(last);
+  }
+  const VF scale = hn::Div(top, hn::Set(F32(), 127.0f));
+  const VF first = sum_of_quads(quads[0]);
+  const VF sum = hn::Add(first, sum_of_quads(quads[1]));
+  hn::StoreU(scale, F32(), out.scales + g);
+  hn::StoreU(hn::Mul(scale, sum), F32(), out.scaled_sums + g);
+  hn::StoreU(hn::ConvertTo(I32(), sum), I32(), out.sums + g);
+  hn::StoreU(hn::ConvertTo(I32(), first), I32(), out.first_sums + g);
+}
+
+inline void quantize_group(const QuantizedToken& out, const float* x, size_t g) {
+  const float top = hn::GetLane(hn::MaxOfLanes(F32(), largest_magnitudes(x + g * kGroup)));
+  VF first, last;
+  round_group(out.codes + g * kGroup, x + g * kGroup, inverse_of(hn::Set(F32(), top)), first, last);
+  const float first_sum = hn::GetLane(hn::SumOfLanes(F32(), first));
+  const float sum = first_sum + hn::GetLane(hn::SumOfLanes(F32(), last));
+  out.scales[g] = top / 127.0f;
+  out.scaled_sums[g] = out.scales[g] * sum;
+  out.sums[g] = static_cast<int32_t>(sum);
+  out.first_sums[g] = static_cast<int32_t>(first_sum);
+}
+
 // Rounds one token's x [columns] to int8 by groups of 32: scale = max|x| / 127, code = round(x * 127 /
 // max|x|).
 inline void quantize_token(const QuantizedToken& out, const float* x, size_t columns) {
-  constexpr size_t kVectors = kGroup / kLanes;  // 2 or 4
-  const hn::Rebind<int8_t, F32> d8;
-  for (size_t g = 0; g < columns / kGroup; ++g) {
-    VF v[kVectors];
-    VF largest = hn::Zero(F32());
-    for (size_t i = 0; i < kVectors; ++i) {
-      v[i] = hn::LoadU(F32(), x + g * kGroup + i * kLanes);
-      largest = hn::Max(largest, hn::Abs(v[i]));
-    }
-    const float top = hn::GetLane(hn::MaxOfLanes(F32(), largest));
-    const float scale = top / 127.0f;
-    const VF inverse = hn::Set(F32(), top > 0.0f ? 127.0f / top : 0.0f);
-    VI total[2] = {hn::Zero(I32()), hn::Zero(I32())};
-    for (size_t i = 0; i < kVectors; ++i) {
-      const VI code = hn::NearestInt(hn::Mul(v[i], inverse));
-      hn::StoreU(hn::DemoteTo(d8, code), d8, out.codes + g * kGroup + i * kLanes);
-      VI& half = total[i / (kVectors / 2)];
-      half = hn::Add(half, code);
-    }
-    const int32_t first = hn::GetLane(hn::SumOfLanes(I32(), total[0]));
-    const int32_t sum = hn::GetLane(hn::SumOfLanes(I32(), hn::Add(total[0], total[1])));
-    out.scales[g] = scale;
-    out.scaled_sums[g] = scale * static_cast<float>(sum);
-    out.sums[g] = sum;
-    out.first_sums[g] = first;
+  const size_t groups = columns / kGroup;
+  if (groups < kLanes) {
+    for (size_t g = 0; g < groups; ++g) quantize_group(out, x, g);
+    return;
   }
+  for (size_t g = 0; g + kLanes <= groups; g += kLanes) quantize_groups(out, x, g);
+  // The last groups together with some that are done already: the same results once more.
+  if (groups % kLanes != 0) quantize_groups(out, x, groups - kLanes);
 }
 
 }  // namespace keysieve::simd::HWY_NAMESPACE

@@ -99,30 +99,38 @@ HWY_INLINE VF exp_of(VF x) {
 #endif
 }
 
-// Horizontal sums of kLanes vectors at once, 3 operations each instead of 8 to 10, in two stages so that no
-// more than 4 vectors need be held: quad_of four vectors holds, in each 128-bit block, partial sums of the
-// four; sum_of_quads adds over the blocks of kLanes / 4 such quads, lane i of the result being the sum of
-// vector i.
-HWY_INLINE VF quad_of(const VF* v) {
+struct Plus {
+  HWY_INLINE VF operator()(VF a, VF b) const { return hn::Add(a, b); }
+};
+struct Larger {
+  HWY_INLINE VF operator()(VF a, VF b) const { return hn::Max(a, b); }
+};
+
+// Horizontal sums (or maxima) of kLanes vectors at once, 3 operations each instead of 8 to 10, in two stages
+// so that no more than 4 vectors need be held: quad_of four vectors holds, in each 128-bit block, partial
+// sums of the four; sum_of_quads adds over the blocks of kLanes / 4 such quads, lane i of the result being
+// the sum of vector i.
+template <class Fold = Plus>
+HWY_INLINE VF quad_of(const VF* v, const Fold& fold = {}) {
   const hn::Repartition<double, F32> pairs;
-  const VF ab = hn::Add(hn::InterleaveLower(F32(), v[0], v[1]), hn::InterleaveUpper(F32(), v[0], v[1]));
-  const VF cd = hn::Add(hn::InterleaveLower(F32(), v[2], v[3]), hn::InterleaveUpper(F32(), v[2], v[3]));
+  const VF ab = fold(hn::InterleaveLower(F32(), v[0], v[1]), hn::InterleaveUpper(F32(), v[0], v[1]));
+  const VF cd = fold(hn::InterleaveLower(F32(), v[2], v[3]), hn::InterleaveUpper(F32(), v[2], v[3]));
   const auto ab2 = hn::BitCast(pairs, ab);
   const auto cd2 = hn::BitCast(pairs, cd);
-  return hn::Add(hn::BitCast(F32(), hn::InterleaveLower(pairs, ab2, cd2)),
-                 hn::BitCast(F32(), hn::InterleaveUpper(pairs, ab2, cd2)));
+  return fold(hn::BitCast(F32(), hn::InterleaveLower(pairs, ab2, cd2)),
+              hn::BitCast(F32(), hn::InterleaveUpper(pairs, ab2, cd2)));
 }
 
-HWY_INLINE VF sum_of_quads(const VF* quads) {
+template <class Fold = Plus>
+HWY_INLINE VF sum_of_quads(const VF* quads, const Fold& fold = {}) {
 #if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
-  const auto add_blocks = [](VF a, VF b) HWY_ATTR {
-    return VF{
-        _mm512_add_ps(_mm512_shuffle_f32x4(a.raw, b.raw, 0x88), _mm512_shuffle_f32x4(a.raw, b.raw, 0xDD))};
+  const auto blocks = [&](VF a, VF b) HWY_ATTR {
+    return fold(VF{_mm512_shuffle_f32x4(a.raw, b.raw, 0x88)}, VF{_mm512_shuffle_f32x4(a.raw, b.raw, 0xDD)});
   };
-  return add_blocks(add_blocks(quads[0], quads[1]), add_blocks(quads[2], quads[3]));
+  return blocks(blocks(quads[0], quads[1]), blocks(quads[2], quads[3]));
 #elif HWY_ARCH_X86
-  return VF{_mm256_add_ps(_mm256_permute2f128_ps(quads[0].raw, quads[1].raw, 0x20),
-                          _mm256_permute2f128_ps(quads[0].raw, quads[1].raw, 0x31))};
+  return fold(VF{_mm256_permute2f128_ps(quads[0].raw, quads[1].raw, 0x20)},
+              VF{_mm256_permute2f128_ps(quads[0].raw, quads[1].raw, 0x31)});
 #else
   return quads[0];
 #endif
