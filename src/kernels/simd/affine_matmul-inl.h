@@ -24,7 +24,7 @@ namespace keysieve::simd::HWY_NAMESPACE {
 using VU8 = hn::Vec<hn::ScalableTag<uint8_t>>;
 inline constexpr size_t kDecodeTokens = 4;  // above this, unpacking to bytes first is cheaper
 
-// One step of one panel: 64 bytes in 1 or 2 vectors.
+// One step of one panel: 64 bytes in 1, 2 or 4 vectors.
 struct StepCodes {
   VU8 v[kVectorsPerPanel];
 };
@@ -83,6 +83,27 @@ struct DotSum {
     sum = VI{_mm512_dpbusd_epi32(sum.raw, codes.v[0].raw, _mm512_set1_epi32(activations))};
   }
   HWY_INLINE PanelSums finish() const { return {{sum}}; }
+};
+#elif HWY_ARCH_ARM_A64
+// NEON: one instruction multiplies 16 signed pairs and adds them up by fours. 8-bit codes become signed by
+// taking 128 from each, which kCodeShift gives back where sums start.
+template <int kBits>
+struct DotSum {
+  VI sum[kVectorsPerPanel];
+  HWY_INLINE void start(VI from) { std::fill_n(sum, kVectorsPerPanel, from); }
+  HWY_INLINE void step(const StepCodes& codes, int32_t activations) {
+    const int8x16_t a = vreinterpretq_s8_s32(vdupq_n_s32(activations));
+    for (size_t i = 0; i < kVectorsPerPanel; ++i) {
+      const uint8x16_t code = codes.v[i].raw;
+      const int8x16_t signed_code = vreinterpretq_s8_u8(kBits == 8 ? veorq_u8(code, vdupq_n_u8(0x80)) : code);
+      sum[i] = VI(vdotq_s32(sum[i].raw, signed_code, a));
+    }
+  }
+  HWY_INLINE PanelSums finish() const {
+    PanelSums sums;
+    std::copy_n(sum, kVectorsPerPanel, sums.v);
+    return sums;
+  }
 };
 #else
 // AVX2: maddubs multiplies 32 pairs and adds neighbours in int16, which saturate at 32,767. With codes of b
@@ -143,6 +164,10 @@ struct DotSum {
 };
 #endif
 
+// What DotSum takes from every code.
+template <int kBits>
+inline constexpr int kCodeShift = HWY_ARCH_ARM_A64 && kBits == 8 ? 128 : 0;
+
 // Scales (and biases) of the 16 rows of a panel for one run of columns that shares them.
 struct PanelScale {
   VF scale[kVectorsPerPanel];
@@ -181,14 +206,15 @@ HWY_INLINE TokenGroup token_group(const ActivationView& x, size_t token, size_t 
           Kind::kHasZeroPoint ? hn::Zero(F32()) : hn::Set(F32(), x.scaled_sums[at])};
 }
 
-// Where the integer sum of one run starts: -zero_point * sum of the run's activations.
+// Where the integer sum of one run starts: (kCodeShift - zero_point) * sum of the run's activations.
 template <class Kind>
 HWY_INLINE VI first_sum(const ActivationView& x, size_t token, size_t group, int run, int zero_point) {
-  if constexpr (!Kind::kHasZeroPoint) return hn::Zero(I32());
+  constexpr int kShift = kCodeShift<Kind::kBits>;
+  if constexpr (!Kind::kHasZeroPoint && kShift == 0) return hn::Zero(I32());
   const size_t at = token * (x.columns / kGroup) + group;
   int32_t sum = x.sums[at];
   if constexpr (Kind::kRuns == 2) sum = run == 0 ? x.first_sums[at] : sum - x.first_sums[at];
-  return hn::Set(I32(), -zero_point * sum);
+  return hn::Set(I32(), (kShift - zero_point) * sum);
 }
 
 // acc += activation_scale * scale * dot [+ activation_scale * sum * bias] for one run.

@@ -77,7 +77,7 @@ HWY_INLINE void widen_row(float* out, const std::byte* row, size_t head_dim, siz
 // out [columns, kTileKeys] = in [kTileKeys, columns] transposed, by squares of kLanes that stay in registers'
 // reach.
 inline void transpose_keys(float* out, const float* in, size_t columns) {
-  constexpr size_t kSquare = 8;
+  constexpr size_t kSquare = std::min<size_t>(kLanes, 8);
   for (size_t c = 0; c < columns; c += kSquare) {
     for (size_t k = 0; k < kTileKeys; k += kSquare) {
 #if HWY_ARCH_X86
@@ -100,9 +100,15 @@ inline void transpose_keys(float* out, const float* in, size_t columns) {
         _mm256_storeu_ps(out + (c + i + 4) * kTileKeys + k, _mm256_permute2f128_ps(u[i], u[i + 4], 0x31));
       }
 #else
-      for (size_t i = 0; i < kSquare; ++i) {
-        for (size_t j = 0; j < kSquare; ++j) out[(c + j) * kTileKeys + k + i] = in[(k + i) * columns + c + j];
-      }
+      VF r[4];
+      for (size_t i = 0; i < 4; ++i) r[i] = hn::LoadU(F32(), in + (k + i) * columns + c);
+      const auto store = [&](size_t column, VF even, VF odd) HWY_ATTR {
+        float* to = out + (c + column) * kTileKeys + k;
+        hn::StoreU(hn::InterleaveLower(F32(), even, odd), F32(), to);
+        hn::StoreU(hn::InterleaveUpper(F32(), even, odd), F32(), to + kTileKeys);
+      };
+      store(0, hn::InterleaveLower(F32(), r[0], r[2]), hn::InterleaveLower(F32(), r[1], r[3]));
+      store(2, hn::InterleaveUpper(F32(), r[0], r[2]), hn::InterleaveUpper(F32(), r[1], r[3]));
 #endif
     }
   }

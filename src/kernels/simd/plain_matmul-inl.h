@@ -75,7 +75,8 @@ inline void plain_tile(const MatmulJob& job, size_t first_token, const PackedPla
 template <DType kType>
 inline void plain_panels(const MatmulJob& job, const PackedPlain& w, size_t first_panel, size_t last_panel,
                          const float* x, size_t tokens) {
-  constexpr size_t kTokens = HWY_TARGET <= HWY_AVX3_DL ? 6 : 2;  // x 4 chains of the 32 or 16 registers
+  // x 4 chains x 1, 2 or 4 vectors of the 32 or 16 registers
+  constexpr size_t kTokens = kVectorsPerPanel == 1 ? 6 : kVectorsPerPanel == 2 ? 2 : 1;
   for (size_t panel = first_panel; panel < last_panel; ++panel) {
     size_t t = 0;
     for (; t + kTokens <= tokens; t += kTokens) plain_tile<kType, kTokens>(job, t, w, panel, x);

@@ -18,9 +18,9 @@ HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
 inline constexpr size_t kPartKeys = 256;
-// Heads x 4 sums, the heads' queries or weights and a row's vector stay in registers: 32 of AVX-512, 16 of
-// AVX2.
-inline constexpr size_t kMostHeads = HWY_TARGET <= HWY_AVX3_DL ? 4 : 3;
+// Heads x 4 sums, the heads' queries or weights and a row's vector stay in registers: 32 of AVX-512 and
+// NEON, 16 of AVX2.
+inline constexpr size_t kMostHeads = kManyRegisters ? 4 : 3;
 // Selected rows lie anywhere, which no hardware prefetcher foresees: keys are asked for this many rows ahead,
 // and the value of a key while its score is computed, a whole part before it is used. What waits for memory
 // is then always a full queue of lines (cold rows, 512 keys x 3 KV heads: 21 us; values asked for as late as

@@ -25,7 +25,7 @@ struct SmallGemm {
   bool accumulate;
 };
 
-// kRows x kVectors sums in registers: 6 x 4 of the 32 registers of AVX-512, 6 x 2 of AVX2's 16.
+// kRows x kVectors sums in registers: 6 x 4 of the 32 registers of AVX-512 and NEON, 6 x 2 of AVX2's 16.
 inline constexpr size_t kGemmRows = 6;
 
 template <size_t kRows, size_t kVectors>
@@ -61,7 +61,7 @@ HWY_INLINE void gemm_columns(const SmallGemm& g, size_t column) {
 }
 
 inline void small_gemm(const SmallGemm& g) {
-  constexpr size_t kWide = HWY_TARGET <= HWY_AVX3_DL ? 4 : 2;
+  constexpr size_t kWide = kManyRegisters ? 4 : 2;
   size_t column = 0;
   for (; column + kWide * kLanes <= g.columns; column += kWide * kLanes) gemm_columns<kWide>(g, column);
   if constexpr (kWide == 4) {

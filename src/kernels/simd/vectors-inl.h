@@ -50,6 +50,7 @@ using VF = hn::Vec<F32>;
 using VI = hn::Vec<I32>;
 inline constexpr size_t kLanes = HWY_LANES(float);  // 4 (NEON), 8 or 16
 inline constexpr size_t kVectorsPerPanel = 16 / kLanes;
+inline constexpr bool kManyRegisters = HWY_TARGET <= HWY_AVX3_DL || HWY_ARCH_ARM_A64;  // 32, AVX2 has 16
 
 HWY_INLINE VF load_half(const Half* values) {
   const hn::Rebind<hwy::float16_t, F32> d16;
@@ -122,7 +123,7 @@ HWY_INLINE VF quad_of(const VF* v, const Fold& fold = {}) {
 }
 
 template <class Fold = Plus>
-HWY_INLINE VF sum_of_quads(const VF* quads, const Fold& fold = {}) {
+HWY_INLINE VF sum_of_quads(const VF* quads, [[maybe_unused]] const Fold& fold = {}) {
 #if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
   const auto blocks = [&](VF a, VF b) HWY_ATTR {
     return fold(VF{_mm512_shuffle_f32x4(a.raw, b.raw, 0x88)}, VF{_mm512_shuffle_f32x4(a.raw, b.raw, 0xDD)});
