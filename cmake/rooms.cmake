@@ -6,6 +6,11 @@ add_library(keysieve_flags INTERFACE)
 target_include_directories(keysieve_flags INTERFACE ${CMAKE_SOURCE_DIR}/include ${CMAKE_SOURCE_DIR}/src)
 target_compile_options(keysieve_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion
                        -Wno-sign-conversion -Wno-implicit-int-float-conversion -Werror -fno-math-errno)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+  # Every Arm core has fused multiply-adds, and clang uses them unasked within an expression: scores that must be equal
+  # on all machines (docs/decisions/0002-kernels.md) would not be. x86 builds are for machines without them.
+  target_compile_options(keysieve_flags INTERFACE -ffp-contract=off)
+endif()
 if(KEYSIEVE_SANITIZE)
   target_compile_options(keysieve_flags INTERFACE -fsanitize=${KEYSIEVE_SANITIZE} -fno-sanitize-recover=all
                          -fno-omit-frame-pointer)
