@@ -89,6 +89,7 @@ void LearnedSelector::score(float* out, const LayerQuery& query, size_t index, s
                                   .count = query.candidates(index),
                                   .keys = query.index_keys[key_head],
                                   .combine = config.combine,
+                                  .cold = query.inputs.tokens == 1,
                                   .accumulate = accumulate || key_head != key_begin},
                                  context.scratch, worker);
   }

@@ -93,6 +93,7 @@ struct IndexScoreArgs {
   size_t count;  // slots 0 .. count-1 are scored
   IndexKeyView keys;
   IndexCombine combine;
+  bool cold;        // keys are likely to lie in memory, not in a cache: a decode step meets them once a token
   bool accumulate;  // add to `scores` (several key heads voting on one shared set) instead of storing
 };
 
@@ -155,7 +156,8 @@ class Kernels {
                        int worker) const = 0;
 };
 
-// "reference" and the SIMD families this machine can run, slowest first: {"reference", "avx2", "avx512"}.
+// "reference" and the SIMD families this machine can run, slowest first: {"reference", "avx2", "avx512"},
+// on 64-bit Arm with dot products {"reference", "neon"}, without them {"reference"}.
 std::vector<std::string_view> available_kernels();
 
 // The family by name; "auto" is the fastest available, or the one the environment variable KEYSIEVE_KERNELS

@@ -31,6 +31,7 @@ void ScoringKeys::logits(float* out, const float* q, size_t count, KernelContext
                                 .count = count,
                                 .keys = view(),
                                 .combine = IndexCombine::linear_sum,
+                                .cold = false,
                                 .accumulate = false},
                                context.scratch, worker);
 }

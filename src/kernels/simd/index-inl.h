@@ -5,9 +5,10 @@
 #define KEYSIEVE_SIMD_INDEX_INL_H
 #endif
 
+#include <hwy/cache_control.h>
+
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 
 #include "kernels/simd/index_dot-inl.h"
 #include "kernels/simd/vectors-inl.h"
@@ -43,6 +44,20 @@ struct PassQueries<IndexKeyType::f32, kHeads> {
   PassQueries(const float* queries, size_t) : q(queries) {}
 };
 
+struct ScoredKeys : IndexKeyView {
+  bool cold;
+  size_t block_bytes;
+};
+
+// Asks for the keys some 4 KB ahead: the hardware's own prefetching stops at the end of each 4 KB page, and
+// reached half of what a core can read.
+HWY_INLINE void prefetch_block(const ScoredKeys& keys, size_t slot) {
+  constexpr size_t kAhead = 4096;
+  const std::byte* at = keys.data + slot / kIndexBlock * keys.block_bytes + kAhead;
+  for (size_t line = 0; line < keys.block_bytes; line += kAlignment) hwy::Prefetch(at + line);
+  hwy::Prefetch(keys.scales + slot * index_scale_bytes(keys.type) + kAhead / 8);
+}
+
 template <IndexKeyType kType>
 HWY_INLINE VF load_scales(const std::byte* scales, size_t slot) {
   if constexpr (kType == IndexKeyType::i8) {
@@ -56,7 +71,7 @@ HWY_INLINE VF load_scales(const std::byte* scales, size_t slot) {
 // steps of 4 dimensions as the keys have, else known when compiled (coded keys only).
 template <IndexKeyType kType, size_t kHeads, size_t kSteps>
 HWY_INLINE void block_scores(VF (*raw)[kBlockVectors], const PassQueries<kType, kHeads>& queries,
-                             const IndexKeyView& keys, size_t slot) {
+                             const ScoredKeys& keys, size_t slot) {
   if constexpr (kType == IndexKeyType::f32) {
     const size_t padded_dim = padded_index_dim(kType, keys.dim);
     const float* block = reinterpret_cast<const float*>(keys.data) + slot * padded_dim;
@@ -94,11 +109,12 @@ HWY_INLINE void block_scores(VF (*raw)[kBlockVectors], const PassQueries<kType, 
 // Calls sink(slot, raw) for every block; lanes past `count` are no keys and hold -inf, which no maximum and
 // no sum sees.
 template <IndexKeyType kType, size_t kHeads, size_t kSteps, class Sink>
-HWY_INLINE void for_blocks(const PassQueries<kType, kHeads>& queries, const IndexKeyView& keys, size_t count,
+HWY_INLINE void for_blocks(const PassQueries<kType, kHeads>& queries, const ScoredKeys& keys, size_t count,
                            const Sink& sink) {
   VF raw[kHeads][kBlockVectors];
   size_t slot = 0;
   for (; slot + kIndexBlock <= count; slot += kIndexBlock) {
+    if (keys.cold) prefetch_block(keys, slot);
     block_scores<kType, kHeads, kSteps>(raw, queries, keys, slot);
     sink(slot, raw);
   }
@@ -140,7 +156,7 @@ HWY_INLINE void largest_lanes(float* out, const VF (*largest)[kBlockVectors]) {
 // score of each head in `largest`.
 template <IndexKeyType kType, size_t kHeads, size_t kSteps>
 inline void exponentials(HeadRows& rows, float* largest, const PassQueries<kType, kHeads>& queries,
-                         const IndexKeyView& keys, size_t count, const float* top) {
+                         const ScoredKeys& keys, size_t count, const float* top) {
   VF factor[kHeads], shift[kHeads], sums[kHeads][kBlockVectors], highest[kHeads][kBlockVectors];
   for (size_t h = 0; h < kHeads; ++h) {
     const float scaled = queries.unit(h) * IndexExp::kScale;
@@ -181,7 +197,7 @@ inline void exponentials(HeadRows& rows, float* largest, const PassQueries<kType
 
 // Rows of exponentials with the factors that make each a softmax.
 template <IndexKeyType kType, size_t kHeads, size_t kSteps>
-inline void softmax_rows(HeadRows& rows, const PassQueries<kType, kHeads>& queries, const IndexKeyView& keys,
+inline void softmax_rows(HeadRows& rows, const PassQueries<kType, kHeads>& queries, const ScoredKeys& keys,
                          size_t count) {
   float top[kHeads], largest[kHeads];
   VF first[kHeads][kBlockVectors];
@@ -203,7 +219,7 @@ inline void softmax_rows(HeadRows& rows, const PassQueries<kType, kHeads>& queri
 }
 
 template <IndexKeyType kType, size_t kHeads, size_t kSteps>
-inline void raw_rows(HeadRows& rows, const PassQueries<kType, kHeads>& queries, const IndexKeyView& keys,
+inline void raw_rows(HeadRows& rows, const PassQueries<kType, kHeads>& queries, const ScoredKeys& keys,
                      size_t count) {
   for_blocks<kType, kHeads, kSteps>(
       queries, keys, count, [&](size_t slot, const VF(*raw)[kBlockVectors]) HWY_ATTR {
@@ -235,12 +251,13 @@ inline void add_rows(float* out, const HeadRows& rows, size_t count, bool add_to
 template <IndexKeyType kType, size_t kHeads, size_t kSteps>
 inline void score_heads(const IndexScoreArgs& args, HeadRows& rows, size_t first) {
   const PassQueries<kType, kHeads> queries(args.q + first * args.keys.dim, args.keys.dim);
+  const ScoredKeys keys{args.keys, args.cold, index_key_bytes(kType, args.keys.dim, kIndexBlock)};
   const bool add_to = args.accumulate || first > 0;
   if (args.combine == IndexCombine::softmax_sum) {
-    softmax_rows<kType, kHeads, kSteps>(rows, queries, args.keys, args.count);
+    softmax_rows<kType, kHeads, kSteps>(rows, queries, keys, args.count);
     return add_rows<kHeads, false>(args.scores, rows, args.count, add_to);
   }
-  raw_rows<kType, kHeads, kSteps>(rows, queries, args.keys, args.count);
+  raw_rows<kType, kHeads, kSteps>(rows, queries, keys, args.count);
   if (args.combine == IndexCombine::linear_sum) {
     return add_rows<kHeads, false>(args.scores, rows, args.count, add_to);
   }
