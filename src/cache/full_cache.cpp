@@ -45,8 +45,9 @@ void FullCache::clear() {
   std::fill(sizes_.begin(), sizes_.end(), 0);
 }
 
-void FullCache::truncate(size_t tokens) {
+bool FullCache::truncate(size_t tokens) {
   for (size_t& size : sizes_) size = std::min(size, tokens);
+  return true;
 }
 
 }  // namespace keysieve

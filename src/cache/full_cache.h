@@ -27,9 +27,7 @@ class FullCache final : public KvCache {
   void keep_best(size_t, std::span<const float>) override {}
   CacheBytes bytes() const override;
   void clear() override;
-  // Forgets the positions from `tokens` on in every layer (a shared prompt prefix is kept, the rest
-  // rewritten).
-  void truncate(size_t tokens);
+  bool truncate(size_t tokens) override;
 
  private:
   CacheShape shape_;

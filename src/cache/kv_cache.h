@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "core/threads.h"
 #include "kernels/index_keys.h"
 #include "kernels/kv_view.h"
 
@@ -33,11 +34,30 @@ struct KvRows {
   size_t tokens;
 };
 
+// The rows that some queries of a layer are going to read; stage() rewrites them.
+struct SelectedRows {
+  uint32_t* slots;         // [queries, groups, budget], the first counts[..] of each row used, ascending
+  const uint32_t* counts;  // [queries, groups]
+  size_t queries;
+  size_t groups;  // 1 or kv_heads
+  size_t budget;
+
+  uint32_t* row(size_t query, size_t group) const { return slots + (query * groups + group) * budget; }
+  size_t count(size_t query, size_t group) const { return counts[query * groups + group]; }
+};
+
+// Where the first `queries` of them can be read: the slots are now those of `kv`, in the order they had.
+struct StagedRows {
+  size_t queries;
+  KvView kv;
+};
+
 // Bytes in use by tier.
 struct CacheBytes {
   uint64_t hot = 0;    // keys and values in RAM
-  uint64_t cold = 0;   // keys and values elsewhere
+  uint64_t cold = 0;   // keys and values in the cold store
   uint64_t index = 0;  // index keys with their scales
+  uint64_t moved = 0;  // keys and values read back from the cold store since the last clear()
   uint64_t total() const { return hot + cold + index; }
 };
 
@@ -62,7 +82,14 @@ class KvCache {
   virtual void append(size_t layer, const KvRows& rows) = 0;
 
   virtual size_t size(size_t layer) const = 0;  // slots filled: 0 .. size-1
+  // The rows by slot. A cache with a cold store holds only some of them here: all of a layer within its
+  // budget, else those that stage() has brought.
   virtual KvView kv(size_t layer) const = 0;
+  // Makes selected rows readable, for as many of the queries as there is room for, at least one. The view is
+  // valid until the next call that changes the cache. Throws Error{file} where a cold store has lost rows.
+  virtual StagedRows stage(size_t layer, const SelectedRows& rows, const Threads&) {
+    return {rows.queries, kv(layer)};
+  }
   virtual std::span<const IndexKeyView> index_keys(size_t layer) const = 0;  // [index_heads]
   // [sets, kv(layer).capacity]; null: slot and position are the same number. Valid until the next change.
   virtual const int32_t* slot_positions(size_t layer) const = 0;
@@ -75,6 +102,9 @@ class KvCache {
   // Keeps the budget(layer) best of each set, those protected first; among equals the older goes. scores
   // [sets, size(layer)] by slot. Nothing happens to a layer within its budget.
   virtual void keep_best(size_t layer, std::span<const float> scores) = 0;
+
+  // Goes back to the first `tokens` positions; false (and unchanged) where some of them have been dropped.
+  virtual bool truncate(size_t) { return false; }
 
   virtual CacheBytes bytes() const = 0;
   // Forgets everything and gives the memory back; the object can be used for the next sequence.

@@ -104,9 +104,7 @@ void SequenceState::clear() {
 
 bool SequenceState::truncate(size_t positions) {
   if (positions == impl_->position) return true;
-  auto* full = dynamic_cast<FullCache*>(impl_->cache.get());
-  if (positions > impl_->position || full == nullptr) return false;
-  full->truncate(positions);
+  if (positions > impl_->position || !impl_->cache->truncate(positions)) return false;
   impl_->position = positions;
   impl_->has_logits = false;
   return true;
