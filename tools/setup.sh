@@ -7,6 +7,8 @@ BUILD_PACKAGES=(clang-19 lld-19 cmake ninja-build pkg-config ccache python3 pyth
 # shellcheck disable=SC2034
 CHECK_PACKAGES=(clang-format-19 clang-tidy-19 libclang-rt-19-dev)
 # shellcheck disable=SC2034
+ARM_PACKAGES=(libstdc++-12-dev-arm64-cross qemu-user googletest)
+# shellcheck disable=SC2034
 BENCH_PACKAGES=(python3-venv python3-dev g++)
 
 # Fresh clones of the same sources then build in seconds; paths inside the tree do not spoil the cache.

@@ -8,7 +8,7 @@ namespace keysieve {
 // "0.1.0"
 std::string version();
 
-// The kernel families this machine can run, slowest first: {"reference", "avx2", ...}.
+// The kernel families this machine can run, slowest first: {"reference", "avx2", "avx512"} or {"reference", "neon"}.
 std::vector<std::string> kernel_families();
 
 }  // namespace keysieve

@@ -26,7 +26,9 @@ std::shared_ptr<const Kernels> make_kernels(std::string_view name) {
   }
   if (wanted == "reference") return make_reference_kernels();
   if (auto kernels = make_simd_kernels(wanted)) return kernels;
-  throw Error(ErrorKind::usage, "kernels", fmt::format("\"{}\"", wanted),
+  const std::string_view needs = simd_kernel_needs(wanted);
+  const std::string why = needs.empty() ? "" : fmt::format(", which needs {}", needs);
+  throw Error(ErrorKind::usage, "kernels", fmt::format("\"{}\"{}", wanted, why),
               fmt::format("one this machine can run: auto, {}", fmt::join(names, ", ")));
 }
 

@@ -2,6 +2,7 @@
 
 #include "kernels/fast_exp.h"
 #include "kernels/kernel_test_support.h"
+#include "kernels/simd/simd_kernels.h"
 #include "keysieve/error.h"
 
 namespace keysieve::testing {
@@ -121,6 +122,33 @@ TEST(Registry, AnUnknownFamilyIsRefusedWithTheList) {
     EXPECT_EQ(error.kind(), ErrorKind::usage);
     EXPECT_NE(std::string(error.what()).find("reference"), std::string::npos);
   }
+}
+
+// Tests over all families hold even when only the reference is there: whoever knows the machine says what it
+// has.
+TEST(Registry, TheMachineHasTheFamiliesExpectedOfIt) {
+  const char* expected = std::getenv("KEYSIEVE_EXPECT_KERNELS");
+  if (expected == nullptr) GTEST_SKIP() << "KEYSIEVE_EXPECT_KERNELS is not set";
+  std::string names;
+  for (const std::string_view name : available_kernels()) names.append(names.empty() ? "" : ",").append(name);
+  EXPECT_EQ(names, expected);
+}
+
+TEST(Registry, AFamilyBeyondThisMachineIsRefusedWithWhatItNeeds) {
+  const std::vector<std::string_view> available = available_kernels();
+  bool refused = false;
+  for (const std::string_view name : {"avx2", "avx512", "neon"}) {
+    const std::string needs(simd_kernel_needs(name));  // empty: not for this architecture
+    if (needs.empty() || std::ranges::find(available, name) != available.end()) continue;
+    refused = true;
+    try {
+      make_kernels(name);
+      FAIL() << name << " accepted";
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("which needs " + needs), std::string::npos) << error.what();
+    }
+  }
+  if (!refused) GTEST_SKIP() << "this machine runs every family compiled in";
 }
 
 }  // namespace

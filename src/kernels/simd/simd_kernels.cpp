@@ -29,21 +29,22 @@ namespace {
 
 struct Family {
   std::string_view name;
+  std::string_view needs;
   int64_t target;
   std::unique_ptr<Kernels> (*make)(std::string_view name);
 };
 
 constexpr Family kFamilies[] = {
 #if HWY_TARGETS & HWY_AVX2
-    {"avx2", HWY_AVX2, simd::N_AVX2::make},
+    {"avx2", "AVX2, FMA and F16C", HWY_AVX2, simd::N_AVX2::make},
 #endif
 #if HWY_TARGETS & HWY_AVX3_DL
-    {"avx512", HWY_AVX3_DL, simd::N_AVX3_DL::make},
+    {"avx512", "AVX-512 with VNNI and VBMI2", HWY_AVX3_DL, simd::N_AVX3_DL::make},
 #endif
 #if HWY_TARGETS & HWY_NEON
-    {"neon", HWY_NEON, simd::N_NEON::make},
+    {"neon", "NEON with dot products", HWY_NEON, simd::N_NEON::make},
 #endif
-    {"", 0, nullptr},
+    {"", "", 0, nullptr},
 };
 
 // Highway's own test knows no dot products on Arm: there it takes NEON for granted.
@@ -63,6 +64,13 @@ std::vector<std::string_view> simd_kernel_names() {
     if (family.target != 0 && (supported_targets() & family.target) != 0) names.push_back(family.name);
   }
   return names;
+}
+
+std::string_view simd_kernel_needs(std::string_view name) {
+  for (const Family& family : kFamilies) {
+    if (family.name == name) return family.needs;
+  }
+  return "";
 }
 
 std::unique_ptr<Kernels> make_simd_kernels(std::string_view name) {
