@@ -25,6 +25,10 @@ class LayerStore {
 
   // Writes the chunk's rows to slots first .. first + tokens - 1.
   void write(const Kernels& kernels, size_t first, const KvRows& rows);
+  // [head_dim] of the shape's type. Whoever writes through these says so to mark_written().
+  std::byte* key_row(size_t kv_head, size_t slot);
+  std::byte* value_row(size_t kv_head, size_t slot);
+  void mark_written(size_t slots) { written_ = slots > written_ ? slots : written_; }
   // Copies slot `from` over slot `to` for one KV head / one index head.
   void move_kv(size_t kv_head, size_t from, size_t to);
   void move_index(size_t index_head, size_t from, size_t to);
@@ -36,8 +40,6 @@ class LayerStore {
   uint64_t index_bytes() const;
 
  private:
-  std::byte* key_row(size_t kv_head, size_t slot);
-  std::byte* value_row(size_t kv_head, size_t slot);
   std::byte* index_data(size_t head);
   std::byte* index_scales(size_t head);
 
