@@ -36,6 +36,9 @@ struct SessionOptions {
       recent;  // last positions always read, the query's own included; nullopt: the indexer's own
   SelectionMode selection = SelectionMode::from_indexer;
   CacheKind cache = CacheKind::full;
+  // tiered: a folder for the cold store, on a disk with room for every key and value of the context. Its file
+  // has no name and ends with the session or the process. Empty: the store is in RAM.
+  std::filesystem::path cold_store;
   size_t context = 0;  // positions to reserve; 0: the model's
 };
 
@@ -78,9 +81,10 @@ struct PhaseStatistics {
 
 struct MemoryStatistics {
   uint64_t weights_bytes = 0;
-  uint64_t kv_hot_bytes = 0;   // keys and values in RAM
-  uint64_t kv_cold_bytes = 0;  // in the cold store
-  uint64_t index_bytes = 0;    // index keys
+  uint64_t kv_hot_bytes = 0;    // keys and values in RAM
+  uint64_t kv_cold_bytes = 0;   // in the cold store, those also in RAM included
+  uint64_t kv_moved_bytes = 0;  // brought back from the cold store since the last clear()
+  uint64_t index_bytes = 0;     // index keys
   uint64_t peak_rss_bytes = 0;
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <clocale>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -120,6 +121,8 @@ int main(int argc, char** argv) {
   if (std::setlocale(LC_CTYPE, "") == nullptr || std::string_view(nl_langinfo(CODESET)) != "UTF-8") {
     std::setlocale(LC_CTYPE, "C.UTF-8");
   }
+  // A file past its limit is then an error of the write, which names the file, instead of the program's end.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     return keysieve::cli::run(argc, argv);
   } catch (const std::exception& error) {

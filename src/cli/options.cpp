@@ -150,6 +150,11 @@ void SparseArguments::add(CLI::App& app, Aliases aliases, Selection takes) {
       ->type_name("C")
       ->capture_default_str()
       ->take_last();
+  app.add_option("--cold-store", cold_store,
+                 "where --cache tiered keeps what is not hot: ram (the default) or a folder for a file that "
+                 "ends with the program")
+      ->type_name("ram|DIR")
+      ->take_last();
   app.add_flag("--dense", dense, "no indexer, plain attention");
 }
 
@@ -160,6 +165,10 @@ bool SparseArguments::wants_indexer() const {
 
 SessionOptions SparseArguments::session_options(const LanguageModel& model) const {
   SessionOptions options;
+  if (!cold_store.empty() && cache != "tiered") {
+    throw Error(ErrorKind::usage, "--cold-store", "given with --cache " + cache, "tiered",
+                "add --cache tiered, or leave it out");
+  }
   if (!wants_indexer()) {
     if (budget > 0) {
       throw Error(ErrorKind::usage, "--budget", "given together with dense attention", "",
@@ -179,6 +188,7 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
   if (selection == "per-group") options.selection = SelectionMode::per_group;
   if (cache == "fixed") options.cache = CacheKind::fixed;
   if (cache == "tiered") options.cache = CacheKind::tiered;
+  if (cold_store != "ram") options.cold_store = cold_store;
   return options;
 }
 

@@ -28,7 +28,7 @@ struct ModelArguments {
   LanguageModel load() const;
 };
 
-// --indexer, --run-config, --budget, --sinks, --recent, --selection, --cache, --dense
+// --indexer, --run-config, --budget, --sinks, --recent, --selection, --cache, --cold-store, --dense
 struct SparseArguments {
   std::string indexer;  // empty: `auto` where a budget is given, else none
   std::string run_config;
@@ -38,6 +38,7 @@ struct SparseArguments {
   std::string selection;       // empty, "shared" or "per-group"
   std::string selection_file;  // where --selection may also name a file
   std::string cache = "full";
+  std::string cold_store;  // empty or "ram": in memory; else a folder
   bool dense = false;
 
   enum class Aliases { no, of_model_card };  // --indexer-path and --top-k as well

@@ -117,6 +117,11 @@ std::string stats_line(const GenerateResult& result, const LanguageModel& model)
     const auto bytes = static_cast<double>(model.info().weights_bytes * decode.tokens + decode.kv_bytes_read);
     line += fmt::format(", {:.1f} GB/s", bytes / decode.seconds / 1e9);
   }
+  const MemoryStatistics& memory = result.statistics.memory;
+  if (memory.kv_cold_bytes > 0) {
+    line += fmt::format(" | KV hot {}, cold {}, brought back {}", human_bytes(memory.kv_hot_bytes),
+                        human_bytes(memory.kv_cold_bytes), human_bytes(memory.kv_moved_bytes));
+  }
   return line + fmt::format(" | KV kept {}, index {}, peak {}", human_bytes(result.statistics.kv_bytes_kept),
                             human_bytes(result.statistics.memory.index_bytes),
                             human_bytes(result.statistics.memory.peak_rss_bytes));
@@ -131,11 +136,9 @@ Json to_json(const PhaseStatistics& phase) {
 }
 
 Json to_json(const MemoryStatistics& memory) {
-  return {{"weights_bytes", memory.weights_bytes},
-          {"kv_hot_bytes", memory.kv_hot_bytes},
-          {"kv_cold_bytes", memory.kv_cold_bytes},
-          {"index_bytes", memory.index_bytes},
-          {"peak_rss_bytes", memory.peak_rss_bytes}};
+  return {{"weights_bytes", memory.weights_bytes}, {"kv_hot_bytes", memory.kv_hot_bytes},
+          {"kv_cold_bytes", memory.kv_cold_bytes}, {"kv_moved_bytes", memory.kv_moved_bytes},
+          {"index_bytes", memory.index_bytes},     {"peak_rss_bytes", memory.peak_rss_bytes}};
 }
 
 Json to_json(const GenerateResult& result) {

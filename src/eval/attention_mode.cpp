@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cache/fixed_cache.h"
+#include "cache/tiered_cache.h"
 #include "generate/handles.h"
 #include "indexer/indexer.h"
 #include "indexer/selectors.h"
@@ -98,8 +99,16 @@ SequenceState EvalSetting::sequence(AttentionMode mode, size_t context) const {
   options.context = context;
   options.kv_type = model_.impl()->kv_type;
   options.selector = selector(mode);
-  if (sparse_.cache == CacheKind::tiered) {
-    throw Error(ErrorKind::unsupported, "cache", "tiered", "full or fixed", "use --cache full");
+  if (sparse_.cache == CacheKind::tiered && options.selector) {
+    TieredCacheOptions tiered;
+    tiered.budget = policy_.budget;
+    tiered.budgets = policy_.budgets;
+    tiered.sets = options.selector->groups();
+    tiered.chunk = options.max_chunk = std::clamp<size_t>(policy_.budget, 64, options.max_chunk);
+    options.make_cache = [tiered, folder = sparse_.cold_store](const CacheShape& shape,
+                                                               std::shared_ptr<const Kernels> kernels) {
+      return make_tiered_cache(shape, std::move(kernels), tiered, folder);
+    };
   }
   if (sparse_.cache == CacheKind::fixed && options.selector) {
     FixedCacheOptions fixed;

@@ -38,8 +38,8 @@ class EvalSetting {
   size_t budget(AttentionMode mode) const;  // 0: dense
   const SelectionPolicy& policy() const { return policy_; }
 
-  // A new sequence with room for `context` positions; 0: the model's. Throws as require(), Error{unsupported}
-  // for the tiered cache.
+  // A new sequence with room for `context` positions; 0: the model's. Throws as require() and as the
+  // cache does.
   SequenceState sequence(AttentionMode mode, size_t context = 0) const;
 
  private:

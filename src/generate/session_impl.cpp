@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "cache/fixed_cache.h"
+#include "cache/tiered_cache.h"
 #include "core/memory.h"
 #include "indexer/selectors.h"
 #include "keysieve/error.h"
@@ -34,7 +35,7 @@ SequenceOptions sequence_options(const LanguageModel::Impl& model, const Session
   sequence.kv_type = model.kv_type;
   if (!options.indexer) {
     if (options.budget > 0 || options.cache != CacheKind::full) {
-      throw Error(ErrorKind::usage, "session", options.budget > 0 ? "a budget" : "a cache that forgets",
+      throw Error(ErrorKind::usage, "session", options.budget > 0 ? "a budget" : "a cache other than full",
                   "an indexer to go by", "attach one, or leave it out");
     }
     return sequence;
@@ -47,7 +48,16 @@ SequenceOptions sequence_options(const LanguageModel::Impl& model, const Session
   const SelectionPolicy policy = policy_of(options);
   sequence.selector = std::make_shared<LearnedSelector>(indexer.indexer, policy);
   if (options.cache == CacheKind::tiered) {
-    throw Error(ErrorKind::unsupported, "cache", "tiered", "full or fixed", "use --cache full");
+    TieredCacheOptions tiered;
+    tiered.budget = policy.budget;
+    tiered.budgets = policy.budgets;
+    tiered.sets = sequence.selector->groups();
+    // A chunk's rows are hot beside the budget's: no more of them than that, but enough for fast prefill.
+    tiered.chunk = sequence.max_chunk = std::clamp<size_t>(policy.budget, 64, sequence.max_chunk);
+    sequence.make_cache = [tiered, folder = options.cold_store](const CacheShape& shape,
+                                                                std::shared_ptr<const Kernels> kernels) {
+      return make_tiered_cache(shape, std::move(kernels), tiered, folder);
+    };
   }
   if (options.cache == CacheKind::fixed) {
     FixedCacheOptions fixed;
@@ -177,7 +187,8 @@ Statistics Session::Impl::statistics(const PhaseStatistics& prefill_phase,
   all.decode = decode;
   const CacheBytes bytes = state.memory();
   all.kv_bytes_kept = bytes.hot + bytes.cold;
-  all.memory = {model->info.weights_bytes, bytes.hot, bytes.cold, bytes.index, peak_resident_bytes()};
+  all.memory = {model->info.weights_bytes, bytes.hot, bytes.cold, bytes.moved, bytes.index,
+                peak_resident_bytes()};
   return all;
 }
 

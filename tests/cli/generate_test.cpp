@@ -30,6 +30,36 @@ TEST_F(Generate, JsonHasTheContractsKeys) {
   EXPECT_GT(json["memory"]["peak_rss_bytes"], json["memory"]["weights_bytes"]);
 }
 
+TEST_F(Generate, TheTieredCacheSaysTheSameAndReportsItsTiers) {
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), {"--prompt", std::string(200, 'x') + "yz", "--raw", "--indexer", indexer_,
+                             "--budget", "24", "--max-tokens", "20", "--ignore-eos", "--json"});
+    return json_of(run(on_tiny("generate", more)));
+  };
+  const Json full = with({});
+  EXPECT_EQ(full["memory"]["kv_moved_bytes"], 0);
+  std::filesystem::create_directories(folder_ / "cold");
+  for (const std::string& store : {std::string("ram"), path("cold")}) {
+    const Json tiered = with({"--cache", "tiered", "--cold-store", store});
+    EXPECT_EQ(tiered["token_ids"], full["token_ids"]);
+    EXPECT_EQ(tiered["memory"]["kv_cold_bytes"], full["memory"]["kv_hot_bytes"]);
+    EXPECT_LT(tiered["memory"]["kv_hot_bytes"], full["memory"]["kv_hot_bytes"]);
+    EXPECT_GT(tiered["memory"]["kv_moved_bytes"], 0);
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder_ / "cold"));
+}
+
+TEST_F(Generate, AKilledProgramLeavesNoColdStore) {
+  std::filesystem::create_directories(folder_ / "cold");
+  Program program(on_tiny("chat", {"--indexer", indexer_, "--budget", "24", "--cache", "tiered",
+                                   "--cold-store", path("cold"), "--max-tokens", "100", "--ignore-eos"}));
+  program.write("Hello\n");
+  ASSERT_TRUE(program.wait_for("\n"));  // the answer, so the store has its rows
+  program.signal(SIGKILL);
+  EXPECT_EQ(program.finish().status, 128 + SIGKILL);
+  EXPECT_TRUE(std::filesystem::is_empty(folder_ / "cold"));
+}
+
 TEST_F(Generate, TheChatTemplateAddsItsTokens) {
   const Json raw = json_of(run(on_tiny("generate", {"--prompt", "Hello", "--raw", "-n", "1", "--json"})));
   EXPECT_EQ(raw["prompt_tokens"], 5);

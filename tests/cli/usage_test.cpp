@@ -76,6 +76,8 @@ TEST_F(Usage, OptionsThatContradictEachOther) {
   refused(on_tiny("generate", {}), 2, "0 prompts given");
   refused(on_tiny("generate", {"--prompt", "a", "--dense", "--budget", "5"}), 2, "--budget");
   refused(on_tiny("generate", {"--prompt", "a", "--cache", "fixed"}), 2, "--indexer");
+  refused(on_tiny("generate", {"--prompt", "a", "--cache", "tiered"}), 2, "--indexer");
+  refused(on_tiny("generate", {"--prompt", "a", "--cold-store", "ram"}), 2, "--cache tiered");
   refused(on_tiny("demo", {"--dense"}), 2, "no indexer");
   refused(on_tiny("demo", {"--prompt", "a", "--interactive"}), 2, "--interactive");
 }

@@ -211,6 +211,36 @@ TEST_F(SessionTest, TheFixedCacheKeepsTheBudget) {
   EXPECT_EQ(session.generate(other, for_tokens(3)).reused_tokens, 0u);
 }
 
+TEST_F(SessionTest, TheTieredCacheForgetsNothing) {
+  const std::filesystem::path folder = TinyWorld::get().folder / "cold";
+  std::filesystem::create_directories(folder);
+  for (const bool on_disk : {false, true}) {
+    SessionOptions options = sparse(24, CacheKind::tiered);
+    if (on_disk) options.cold_store = folder;
+    Session session(model_, options);
+    const std::vector<int32_t> prompt = some_prompt(300);
+    const GenerateResult result = session.generate(prompt, for_tokens(30));
+    EXPECT_EQ(result.token_ids, fresh(prompt, for_tokens(30), sparse(24)).token_ids);
+    const MemoryStatistics& memory = result.statistics.memory;
+    // The budget and a chunk of 64 are hot.
+    EXPECT_EQ(memory.kv_hot_bytes, (24 + 64) * model_.info().kv_bytes_per_token);
+    EXPECT_EQ(memory.kv_cold_bytes, 329 * model_.info().kv_bytes_per_token);
+    EXPECT_GT(memory.kv_moved_bytes, 0u);
+    // It can go back, since it has everything.
+    std::vector<int32_t> other = prompt;
+    other[250] = 1;
+    const GenerateResult again = session.generate(other, for_tokens(20));
+    EXPECT_EQ(again.reused_tokens, 250u);
+    EXPECT_EQ(again.token_ids, fresh(other, for_tokens(20), sparse(24)).token_ids);
+    session.clear();
+    EXPECT_EQ(session.statistics().memory.kv_cold_bytes, 0u);
+    EXPECT_TRUE(std::filesystem::is_empty(folder));
+  }
+  SessionOptions nowhere = sparse(24, CacheKind::tiered);
+  nowhere.cold_store = folder / "missing";
+  expect_error(ErrorKind::file, {"missing"}, [&] { Session(model_, nowhere); });
+}
+
 TEST_F(SessionTest, SelectionsAreRecorded) {
   Session session(model_, sparse(24));
   Session::SelectionRecord record;
@@ -296,6 +326,8 @@ TEST_F(SessionTest, OptionsThatMakeNoSenseAreRefused) {
   expect_error(ErrorKind::usage, {"indexer"}, [&] { Session(model_, options); });
   options = {};
   options.cache = CacheKind::fixed;
+  expect_error(ErrorKind::usage, {"indexer"}, [&] { Session(model_, options); });
+  options.cache = CacheKind::tiered;
   expect_error(ErrorKind::usage, {"indexer"}, [&] { Session(model_, options); });
   expect_error(ErrorKind::usage, {"9", "sinks 2", "recent 8"}, [&] { Session(model_, sparse(9)); });
   LoadOptions load;
