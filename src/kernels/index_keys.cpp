@@ -102,7 +102,7 @@ void store_index_key(std::byte* data, std::byte* scales, IndexKeyType type, size
 void move_index_key(std::byte* data, std::byte* scales, IndexKeyType type, size_t dim, size_t from,
                     size_t to) {
   const size_t scale = index_scale_bytes(type);
-  std::memcpy(scales + to * scale, scales + from * scale, scale);
+  if (scale != 0) std::memcpy(scales + to * scale, scales + from * scale, scale);  // f32 keys have no scales
   for (size_t d = 0; d < padded_index_dim(type, dim); ++d) {
     switch (type) {
       case IndexKeyType::f32: {
