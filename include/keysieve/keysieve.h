@@ -22,6 +22,7 @@
 #include "keysieve/indexer.h"
 #include "keysieve/inspect.h"
 #include "keysieve/model.h"
+#include "keysieve/roofline.h"
 #include "keysieve/session.h"
 #include "keysieve/text_codec.h"
 #include "keysieve/version.h"

@@ -76,6 +76,10 @@ struct PhaseStatistics {
   double seconds = 0;
   double positions_read = 0;   // by one query in one layer, mean over queries, layers and KV heads
   uint64_t kv_bytes_read = 0;  // keys and values of the positions read, summed over queries and layers
+  // What must come from memory at least: weights, keys, values and index keys that a pass over the layers (a
+  // token of an answer, up to 512 tokens of a prompt) reads, each counted once a pass.
+  uint64_t memory_bytes_read = 0;
+  uint64_t multiply_adds = 0;  // of weight products, attention and index scores
   double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 };
 

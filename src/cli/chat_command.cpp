@@ -118,10 +118,15 @@ class ChatCommand final : public Command {
       conversation_.push_back({"assistant", result.text});
     }
     if (!output_.json) print(InterruptGuard::requested() ? " [stopped]\n" : "\n");
-    last_ = stats_line(result, model);
-    if (output_.stats) print_note(last_);
+    last_ = stats_line(result);
+    if (output_.stats) {
+      if (!peaks_) peaks_ = measure_peaks(model);
+      print_note(last_);
+      for (const std::string& figures : roofline_lines(result.statistics, *peaks_)) print_note(figures);
+    }
     if (output_.json) {
       Json turn = to_json(result);
+      if (peaks_) turn["roofline"] = roofline_json(result.statistics, *peaks_);
       turn["prompt"] = line;
       turns_.push_back(std::move(turn));
     }
@@ -135,6 +140,7 @@ class ChatCommand final : public Command {
   OutputArguments output_;
   std::vector<Message> conversation_;
   std::string last_;
+  std::optional<MachinePeaks> peaks_;  // measured once, after the first answer with --stats
   Json turns_ = Json::array();
 };
 

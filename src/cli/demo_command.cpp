@@ -64,6 +64,7 @@ class Pair {
            answer.sparse.stop_reason == StopReason::interrupted;
   }
   size_t budget() const { return sparse_.budget(); }
+  const LanguageModel& model() const { return model_; }
 
  private:
   GenerateResult run(Session& session, std::vector<Message>& talk, const std::string& prompt,
@@ -104,7 +105,7 @@ class DemoCommand final : public Command {
     sparse_.add(app, SparseArguments::Aliases::of_model_card);
     sampling_.add(app);
     chat_.add(app);
-    output_.add(app, false);
+    output_.add(app, true);
     sampling_.max_tokens = 64;
   }
 
@@ -148,14 +149,31 @@ class DemoCommand final : public Command {
     print(show_answer(safe, setting_, width));
   }
 
+  // The figures of --stats, and the answer as JSON.
+  Json finish(const DemoAnswer& answer, const Pair& pair) {
+    Json document = to_json(answer);
+    if (!output_.stats) return document;
+    if (!peaks_) peaks_ = measure_peaks(pair.model());
+    const auto note = [&](const std::string& side, const GenerateResult& result) {
+      for (const std::string& line : roofline_lines(result.statistics, *peaks_))
+        print_note(side + ": " + line);
+      document[side]["roofline"] = roofline_json(result.statistics, *peaks_);
+    };
+    note("dense", answer.dense);
+    note("sparse", answer.sparse);
+    return document;
+  }
+
   int answer_all(Pair& pair) {
     const InterruptGuard interrupt;
     std::vector<DemoAnswer> answers;
+    Json list = Json::array();
     const auto ask = [&](const std::string& prompt, const std::string& title, const std::string& fact) {
       pair.clear();
       DemoAnswer answer = pair.ask(prompt, title, fact);
       if (Pair::interrupted(answer)) return false;
       show(answer);
+      list.push_back(finish(answer, pair));
       answers.push_back(std::move(answer));
       return true;
     };
@@ -171,8 +189,7 @@ class DemoCommand final : public Command {
     }
     if (output_.json) {
       Json document = to_json(setting_);
-      document["answers"] = Json::array();
-      for (const DemoAnswer& answer : answers) document["answers"].push_back(to_json(answer));
+      document["answers"] = std::move(list);
       if (!answers.empty()) document["summary"] = summary_json(answers);
       document["interrupted"] = !going;
       print_json(document);
@@ -196,7 +213,7 @@ class DemoCommand final : public Command {
       const InterruptGuard interrupt;
       const DemoAnswer answer = pair.ask(*line, *line, "");
       show(answer);
-      if (output_.json) turns.push_back(to_json(answer));
+      turns.push_back(finish(answer, pair));
       if (Pair::interrupted(answer) && !reader.interactive()) return kExitInterrupted;
     }
     if (output_.json) {
@@ -215,6 +232,7 @@ class DemoCommand final : public Command {
   ChatArguments chat_;
   OutputArguments output_;
   DemoSetting setting_;
+  std::optional<MachinePeaks> peaks_;  // measured once, after the first answer with --stats
 };
 
 }  // namespace

@@ -11,6 +11,7 @@ namespace {
 constexpr const char* kExamples = R"(Examples:
   keysieve eval ppl --text book.txt --window 4096 --windows 3 --budget 512
   keysieve eval ppl --text a.txt b.txt --windows 8 --baselines oracle,recent,random --json
+  keysieve eval ppl --dense --whole --kernels reference --kv f32 --window 512 --windows 1
 Counted are the predictions in the last quarter of each window: what comes earlier drops little or nothing.
 The delta is 100 (exp(mean difference of the paired losses) - 1); its interval is a bootstrap over windows, or
 with fewer than 8 windows over blocks of 128 tokens.)";
@@ -21,11 +22,13 @@ class EvalPplCommand final : public Command {
     app.footer(kExamples);
     text_.add(app);
     add_list(app, "--baselines", baselines_, "oracle, recent, random: run these as well");
+    app.add_flag("--whole", whole_, "count every prediction of a window, not its last quarter's alone");
     arguments_.add(app);
   }
 
   int run() override {
     PerplexityOptions options;
+    options.whole_windows = whole_;
     const LanguageModel model = arguments_.model.load();
     const EvalSetting setting(model, arguments_.session_options(model));
     if (setting.can(AttentionMode::sparse)) options.modes.push_back(AttentionMode::sparse);
@@ -86,6 +89,7 @@ class EvalPplCommand final : public Command {
 
   TextArguments text_;
   std::vector<std::string> baselines_;
+  bool whole_ = false;
   EvalArguments arguments_;
 };
 

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <optional>
+
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
@@ -54,12 +56,22 @@ class GenerateCommand final : public Command {
       return true;
     };
     const GenerateResult result = session.generate(ids, options, show);
+    std::optional<MachinePeaks> peaks;
+    if (output_.stats) peaks = measure_peaks(model);
     if (output_.json) {
-      print_json(to_json(result));
+      Json document = to_json(result);
+      document["load_seconds"] = model.info().load_seconds;
+      document["kernels"] = model.info().kernels;
+      document["threads"] = model.info().threads;
+      if (peaks) document["roofline"] = roofline_json(result.statistics, *peaks);
+      print_json(document);
     } else if (!result.text.ends_with('\n')) {
       print("\n");
     }
-    if (output_.stats) print_note(stats_line(result, model));
+    if (peaks) {
+      print_note(stats_line(result));
+      for (const std::string& line : roofline_lines(result.statistics, *peaks)) print_note(line);
+    }
     return InterruptGuard::requested() ? kExitInterrupted : kExitFine;
   }
 

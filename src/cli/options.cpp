@@ -256,7 +256,8 @@ std::vector<Message> ChatArguments::messages(const std::string& user) const {
 
 void OutputArguments::add(CLI::App& app, bool with_stats) {
   app.add_flag("--json", json, "one JSON document on standard output and nothing else");
-  if (with_stats) app.add_flag("--stats", stats, "a line of figures on standard error at the end");
+  if (with_stats)
+    app.add_flag("--stats", stats, "figures on standard error at the end, beside this machine's peaks");
 }
 
 std::vector<int32_t> parse_token_ids(const std::string& text, const std::string& subject) {

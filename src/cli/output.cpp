@@ -103,7 +103,7 @@ std::string human_seconds(double seconds) {
   return fmt::format("{} min {} s", whole / 60, whole % 60);
 }
 
-std::string stats_line(const GenerateResult& result, const LanguageModel& model) {
+std::string stats_line(const GenerateResult& result) {
   const PhaseStatistics& prefill = result.statistics.prefill;
   const PhaseStatistics& decode = result.statistics.decode;
   const auto phase = [](std::string_view name, const PhaseStatistics& p) {
@@ -112,11 +112,6 @@ std::string stats_line(const GenerateResult& result, const LanguageModel& model)
                        human_bytes(p.kv_bytes_read));
   };
   std::string line = phase("prefill", prefill) + " | " + phase("decode", decode);
-  if (decode.seconds > 0) {
-    // Every decode step reads all packed weights once, and the keys and values it attends to.
-    const auto bytes = static_cast<double>(model.info().weights_bytes * decode.tokens + decode.kv_bytes_read);
-    line += fmt::format(", {:.1f} GB/s", bytes / decode.seconds / 1e9);
-  }
   const MemoryStatistics& memory = result.statistics.memory;
   if (memory.kv_cold_bytes > 0) {
     line += fmt::format(" | KV hot {}, cold {}, brought back {}", human_bytes(memory.kv_hot_bytes),
@@ -127,12 +122,51 @@ std::string stats_line(const GenerateResult& result, const LanguageModel& model)
                             human_bytes(result.statistics.memory.peak_rss_bytes));
 }
 
+std::vector<std::string> roofline_lines(const Statistics& statistics, const MachinePeaks& peaks) {
+  std::vector<std::string> lines;
+  const auto add = [&](std::string_view name, const PhaseStatistics& phase) {
+    if (phase.seconds <= 0) return;
+    const Roofline line = roofline(phase, peaks);
+    std::string text = fmt::format(
+        "roofline {}: {:.0f} tok/s; {} from memory, {:.1f} GB/s ({:.0f}% of the {:.1f} this machine reads); "
+        "{:.0f} G multiply-adds/s",
+        name, line.tokens_per_second, human_bytes(phase.memory_bytes_read), line.bytes_per_second / 1e9,
+        100 * line.read_share, peaks.read_bytes_per_second / 1e9, line.multiply_adds_per_second / 1e9);
+    if (peaks.multiply_adds_per_second > 0) {
+      text += fmt::format(" ({:.0f}% of its {:.0f} in int8)", 100 * line.multiply_add_share,
+                          peaks.multiply_adds_per_second / 1e9);
+    }
+    lines.push_back(std::move(text));
+  };
+  add("prefill", statistics.prefill);
+  add("decode", statistics.decode);
+  return lines;
+}
+
 Json to_json(const PhaseStatistics& phase) {
   return {{"tokens", phase.tokens},
           {"seconds", phase.seconds},
           {"tokens_per_second", phase.tokens_per_second()},
           {"positions_read", phase.positions_read},
-          {"kv_bytes_read", phase.kv_bytes_read}};
+          {"kv_bytes_read", phase.kv_bytes_read},
+          {"memory_bytes_read", phase.memory_bytes_read},
+          {"multiply_adds", phase.multiply_adds}};
+}
+
+Json roofline_json(const Statistics& statistics, const MachinePeaks& peaks) {
+  const auto phase = [&](const PhaseStatistics& figures) {
+    const Roofline line = roofline(figures, peaks);
+    return Json{{"tokens_per_second", line.tokens_per_second},
+                {"bytes_per_second", line.bytes_per_second},
+                {"multiply_adds_per_second", line.multiply_adds_per_second},
+                {"read_share", line.read_share},
+                {"multiply_add_share", line.multiply_add_share}};
+  };
+  return {{"peaks",
+           {{"multiply_adds_per_second", peaks.multiply_adds_per_second},
+            {"read_bytes_per_second", peaks.read_bytes_per_second}}},
+          {"prefill", phase(statistics.prefill)},
+          {"decode", phase(statistics.decode)}};
 }
 
 Json to_json(const MemoryStatistics& memory) {

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/json.h"
 #include "keysieve/keysieve.h"
@@ -47,13 +48,18 @@ std::string human_bytes(uint64_t bytes);    // "1.2 MB", decimal units
 std::string human_count(uint64_t count);    // "4,096"
 std::string human_seconds(double seconds);  // "0.12 s", "3 min 5 s"
 
-// prefill 36 tok in 0.14 s (257 tok/s), ... : the line of --stats.
-std::string stats_line(const GenerateResult& result, const LanguageModel& model);
+// prefill 36 tok in 0.14 s (257 tok/s), ... : the first line of --stats.
+std::string stats_line(const GenerateResult& result);
+// roofline decode: 300 tok/s, 27.1 GB/s read (81% of this machine's 33.4), ... : its last line, for each
+// phase that did anything.
+std::vector<std::string> roofline_lines(const Statistics& statistics, const MachinePeaks& peaks);
 
 // The contract's keys of a finished generation.
 Json to_json(const GenerateResult& result);
 Json to_json(const PhaseStatistics& phase);
 Json to_json(const MemoryStatistics& memory);
+// peaks, and each phase's rates and shares
+Json roofline_json(const Statistics& statistics, const MachinePeaks& peaks);
 Json error_json(const Error& error);
 
 }  // namespace keysieve::cli

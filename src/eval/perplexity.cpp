@@ -17,23 +17,24 @@ constexpr size_t kRowsSideBySide = 64;  // logits rows run_agreement holds
 
 bool is_set(const std::atomic<bool>* flag) { return flag && flag->load(std::memory_order_relaxed); }
 
-// The first token whose prediction counts.
-size_t first_counted(std::span<const int32_t> window) { return window.size() - window.size() / 4; }
+// The first token of the last quarter.
+size_t last_quarter(std::span<const int32_t> window) { return window.size() - window.size() / 4; }
 
-// Feeds everything before the row that predicts the first counted token.
-bool feed_context(SequenceState& state, std::span<const int32_t> window, const std::atomic<bool>* cancel) {
+// Feeds everything before the row that predicts token `first`, the first that counts.
+bool feed_context(SequenceState& state, std::span<const int32_t> window, size_t first,
+                  const std::atomic<bool>* cancel) {
   ForwardOptions options;
   options.logits = Logits::none;
   options.more_to_come = true;
   state.clear();
-  const std::span<const int32_t> before = window.first(first_counted(window) - 1);
+  const std::span<const int32_t> before = window.first(first - 1);
   return prefill(state, before, options, [&](size_t) { return !is_set(cancel); }) == before.size();
 }
 
-// NLL of the window's last quarter; empty: cancelled.
-std::vector<double> last_quarter(SequenceState& state, std::span<const int32_t> window,
-                                 const std::atomic<bool>* cancel) {
-  if (!feed_context(state, window, cancel)) return {};
+// NLL of the window's tokens from `first` on; empty: cancelled.
+std::vector<double> losses_from(SequenceState& state, std::span<const int32_t> window, size_t first,
+                                const std::atomic<bool>* cancel) {
+  if (!feed_context(state, window, first, cancel)) return {};
   std::vector<double> losses;
   ForwardOptions options;
   options.logits = Logits::all;
@@ -44,7 +45,7 @@ std::vector<double> last_quarter(SequenceState& state, std::span<const int32_t> 
           negative_log_likelihood(values.subspan(r * vocabulary, vocabulary), window[position + r + 1]));
     }
   };
-  const size_t begin = first_counted(window) - 1;
+  const size_t begin = first - 1;
   const std::span<const int32_t> counted = window.subspan(begin, window.size() - 1 - begin);
   const size_t done = prefill(state, counted, options, [&](size_t) { return !is_set(cancel); });
   return done == counted.size() ? losses : std::vector<double>{};
@@ -97,7 +98,8 @@ std::optional<PerplexityResult> run_perplexity(const EvalSetting& setting,
     for (const std::vector<int32_t>& window : windows) longest = std::max(longest, window.size());
     SequenceState state = setting.sequence(modes[m], longest);
     for (const std::vector<int32_t>& window : windows) {
-      losses[m].push_back(last_quarter(state, window, options.cancel));
+      const size_t first = options.whole_windows ? 1 : last_quarter(window);
+      losses[m].push_back(losses_from(state, window, first, options.cancel));
       if (is_set(options.cancel)) return std::nullopt;
       if (options.on_progress) options.on_progress(++done, modes.size() * windows.size());
     }
@@ -142,8 +144,11 @@ std::optional<AgreementResult> run_agreement(
   };
   for (size_t w = 0; w < windows.size(); ++w) {
     const std::span<const int32_t> window(windows[w]);
-    if (!feed_context(dense, window, cancel) || !feed_context(other, window, cancel)) return std::nullopt;
-    for (size_t at = first_counted(window) - 1; at + 1 < window.size(); at += kRowsSideBySide) {
+    const size_t first = last_quarter(window);
+    if (!feed_context(dense, window, first, cancel) || !feed_context(other, window, first, cancel)) {
+      return std::nullopt;
+    }
+    for (size_t at = first - 1; at + 1 < window.size(); at += kRowsSideBySide) {
       const auto part = window.subspan(at, std::min(kRowsSideBySide, window.size() - 1 - at));
       dense_rows.clear();
       weighed = 0;

@@ -16,6 +16,7 @@ namespace keysieve {
 
 struct PerplexityOptions {
   std::vector<AttentionMode> modes;  // beside dense, which always runs
+  bool whole_windows = false;        // count every prediction: to compare kernels, not selections
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(size_t done, size_t total)> on_progress = {};  // runs: windows x (1 + modes)
 };
@@ -36,10 +37,11 @@ struct PerplexityResult {
   std::string_view interval;        // what the bootstrap draws: "windows", or "blocks of 128 tokens"
 };
 
-// Perplexity of the last quarter of each window, where there is most to leave out: earlier positions drop
-// little or nothing and would hide the cost. The interval comes from whole windows where there are at least 8
-// (texts differ more than their tokens do), else from blocks of 128 tokens, which is then too narrow a view
-// of other texts. nullopt: cancelled. Throws Error{usage} for no windows, and as EvalSetting::require.
+// Perplexity of the last quarter of each window (or of all of it), where there is most to leave out: earlier
+// positions drop little or nothing and would hide the cost. The interval comes from whole windows where there
+// are at least 8 (texts differ more than their tokens do), else from blocks of 128 tokens, which is then too
+// narrow a view of other texts. nullopt: cancelled. Throws Error{usage} for no windows, and as
+// EvalSetting::require.
 std::optional<PerplexityResult> run_perplexity(const EvalSetting& setting,
                                                std::span<const std::vector<int32_t>> windows,
                                                const PerplexityOptions& options);

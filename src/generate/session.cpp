@@ -23,6 +23,8 @@ void add(PhaseStatistics& sum, const PhaseStatistics& part) {
   sum.tokens = tokens;
   sum.seconds += part.seconds;
   sum.kv_bytes_read += part.kv_bytes_read;
+  sum.memory_bytes_read += part.memory_bytes_read;
+  sum.multiply_adds += part.multiply_adds;
 }
 
 bool is_set(const std::atomic<bool>* flag) { return flag && flag->load(std::memory_order_relaxed); }

@@ -96,6 +96,8 @@ void add_work(PhaseStatistics& phase, size_t tokens, double seconds, const WorkC
   phase.tokens += tokens;
   phase.seconds += seconds;
   phase.kv_bytes_read += after.kv_bytes_read - before.kv_bytes_read;
+  phase.memory_bytes_read += after.memory_bytes_read - before.memory_bytes_read;
+  phase.multiply_adds += after.multiply_adds - before.multiply_adds;
 }
 
 }  // namespace

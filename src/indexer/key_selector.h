@@ -84,6 +84,7 @@ class KeySelector {
     size_t heads = 0;
     size_t dim = 0;
     IndexKeyType type = IndexKeyType::f32;
+    size_t query_heads = 0;  // dot products one query takes a slot
   };
   virtual KeyShape key_shape() const { return {}; }
   // keys [inputs.tokens, heads, dim] of key_shape()

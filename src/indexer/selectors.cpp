@@ -44,7 +44,7 @@ LearnedSelector::LearnedSelector(std::shared_ptr<const Indexer> indexer, const S
     : ScoringSelector(policy, groups_for(*indexer, policy)), indexer_(std::move(indexer)) {}
 
 KeySelector::KeyShape LearnedSelector::key_shape() const {
-  return {indexer_->key_heads(), indexer_->dim(), indexer_->config().key_type()};
+  return {indexer_->key_heads(), indexer_->dim(), indexer_->config().key_type(), indexer_->heads()};
 }
 
 void LearnedSelector::project_keys(float* keys, size_t layer, const LayerInputs& inputs,

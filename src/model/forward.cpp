@@ -61,6 +61,8 @@ void compute_logits(Chunk& chunk, float* out, size_t first, size_t count) {
   const ForwardTaps* taps = chunk.options.taps;
   if (taps && taps->final_norm) taps->final_norm(chunk.first_position + first, count, normed);
   const std::array jobs{MatmulJob{out, config.vocabulary, weights.head.get()}};
+  chunk.state.work.memory_bytes_read += weights.head->bytes();
+  chunk.state.work.multiply_adds += uint64_t{count} * config.vocabulary * config.hidden;
   chunk.kernels().matmul(jobs, normed, count, chunk.state.scratch, chunk.state.model->threads());
 }
 
@@ -97,6 +99,9 @@ void forward(SequenceState& state, std::span<const int32_t> tokens, const Forwar
   embed(chunk, tokens);
   if (options.taps && options.taps->embedding) options.taps->embedding(chunk.place(0), impl.buffers.x.data());
   for (size_t layer = 0; layer < chunk.config().layers; ++layer) decoder_layer(chunk, layer);
+  const ModelWeights& weights = impl.model->weights();
+  impl.work.memory_bytes_read += weights.bytes - weights.head->bytes();
+  impl.work.multiply_adds += tokens.size() * weights.layer_multiply_adds;
   if (options.logits == Logits::last) {
     compute_logits(chunk, impl.buffers.last_logits.data(), tokens.size() - 1, 1);
   } else if (options.logits == Logits::all) {

@@ -71,13 +71,25 @@ void attend(Chunk& chunk, const KvView& kv, size_t first, size_t count, size_t f
   WorkCounters& work = chunk.state.work;
   work.queries += count * config.kv_heads;
   work.positions_read += rows;
-  work.kv_bytes_read += rows * 2 * config.head_dim * bytes_per_value(kv.type);
+  const uint64_t row_bytes = 2 * config.head_dim * bytes_per_value(kv.type);
+  work.kv_bytes_read += rows * row_bytes;
+  work.memory_bytes_read += std::min<uint64_t>(rows, (first_visible + count) * config.kv_heads) * row_bytes;
+  work.multiply_adds += rows * (config.heads / config.kv_heads) * 2 * config.head_dim;
 }
 
 // Bytes of index keys that scoring `slots` slots reads.
 uint64_t index_bytes(const KeySelector::KeyShape& shape, uint64_t slots) {
   const uint64_t key = index_key_bytes(shape.type, shape.dim, kIndexBlock) / kIndexBlock;
   return slots * shape.heads * (key + index_scale_bytes(shape.type));
+}
+
+// `slots` in all scored by some queries, `distinct` different ones among them.
+void count_scores(Chunk& chunk, uint64_t slots, uint64_t distinct) {
+  const KeySelector::KeyShape& shape = chunk.state.index;
+  WorkCounters& work = chunk.state.work;
+  work.index_bytes_read += index_bytes(shape, slots);
+  work.memory_bytes_read += index_bytes(shape, distinct);
+  work.multiply_adds += slots * shape.query_heads * shape.dim;
 }
 
 // Queries with no more candidates than the budget read them all, without indexer work; the rest read what the
@@ -102,9 +114,9 @@ void attend_selected(Chunk& chunk, const LayerQuery& query) {
     attend(chunk, staged.kv, first, staged.queries, query.first_visible + first, &part);
     first += staged.queries;
   }
-  for (size_t i = dense; i < chunk.tokens; ++i) {
-    state.work.index_bytes_read += index_bytes(state.index, query.candidates(i));
-  }
+  uint64_t scored = 0;
+  for (size_t i = dense; i < chunk.tokens; ++i) scored += query.candidates(i);
+  count_scores(chunk, scored, dense < chunk.tokens ? query.candidates(chunk.tokens - 1) : 0);
 }
 
 // The scores of the last `voters` queries: [groups, slots].
@@ -114,7 +126,7 @@ std::span<const float> score_slots(Chunk& chunk, const LayerQuery& query, size_t
   state.scores.resize(groups * query.slots());
   KernelContext context = state.context();
   state.selector->scores(state.scores.data(), query, voters, context);
-  state.work.index_bytes_read += index_bytes(state.index, query.slots() * std::min(voters, chunk.tokens));
+  count_scores(chunk, query.slots() * std::min(voters, chunk.tokens), query.slots());
   return state.scores;
 }
 

@@ -32,6 +32,9 @@ struct WorkCounters {
   uint64_t kv_bytes_read =
       0;  // of keys and values; a row read by all heads of a KV group counts once a query
   uint64_t index_bytes_read = 0;
+  // Each weight, row and index key once a forward, however many of its queries read it.
+  uint64_t memory_bytes_read = 0;
+  uint64_t multiply_adds = 0;  // weight products of layers and head, attention, index scores
   // Mean positions one query read in one layer and KV head.
   double mean_positions_read() const {
     return queries == 0 ? 0.0 : static_cast<double>(positions_read) / static_cast<double>(queries);

@@ -151,6 +151,7 @@ class Loader {
     const std::unique_ptr<MatrixSource> source = reader_.matrix(layer, module, rows, columns);
     weights_.quantized |= source->affine().has_value();
     if (sampled) fingerprint_.add_rows(*source);
+    weights_.layer_multiply_adds += uint64_t{rows} * columns;
     return pack(*source, row_order);
   }
   std::vector<float> vector(Layer layer, ModuleName module, std::string_view part, size_t size,

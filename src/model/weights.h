@@ -43,6 +43,7 @@ struct ModelWeights {
   std::unique_ptr<MatrixSource> embedding;  // [vocabulary, hidden]
   std::unique_ptr<PackedMatrix> head;       // [vocabulary, hidden]
   bool quantized = false;                   // any layer matrix holds codes; the rest is f32, f16 or bf16
+  uint64_t layer_multiply_adds = 0;         // of one token, all layers' matrices
   uint64_t bytes = 0;  // all packed matrices and vectors in memory, the mapped embedding not counted
   // Ties an indexer to the model it was made for: FNV-1a (64 bit) over the sizes of the config, then over the
   // dequantised f32 bits of three rows (first, middle, last) of the embedding and of every layer's k and down

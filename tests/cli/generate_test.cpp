@@ -93,13 +93,29 @@ TEST_F(Generate, PlainOutputIsTheText) {
   EXPECT_EQ(run(on_tiny("generate", options)).out, text.ends_with('\n') ? text : text + "\n");
 }
 
-TEST_F(Generate, StatsAreOneLineOnStandardError) {
+TEST_F(Generate, StatsAreOneLineAndOneARooflinePhaseOnStandardError) {
   const Outcome outcome = run(on_tiny("generate", {"--prompt", "abc", "--max-tokens", "5", "--stats"}));
   EXPECT_EQ(outcome.status, 0);
-  EXPECT_EQ(std::ranges::count(outcome.err, '\n'), 1) << outcome.err;
-  for (const char* part : {"prefill", "decode", "tok/s", "positions", "GB/s", "KV"}) {
+  EXPECT_EQ(std::ranges::count(outcome.err, '\n'), 3) << outcome.err;
+  for (const char* part : {"prefill", "decode", "tok/s", "positions", "KV", "roofline prefill: ", "GB/s (",
+                           "roofline decode: ", "G multiply-adds/s"}) {
     EXPECT_THAT(outcome.err, HasSubstr(part));
   }
+}
+
+TEST_F(Generate, RooflineIsInTheDocumentWhenAskedFor) {
+  const std::vector<std::string> options = {"--prompt", "abc", "--max-tokens", "5", "--ignore-eos", "--json"};
+  EXPECT_FALSE(json_of(run(on_tiny("generate", options))).contains("roofline"));
+  std::vector<std::string> with = options;
+  with.push_back("--stats");
+  const Json json = json_of(run(on_tiny("generate", with)));
+  const Json& decode = json["roofline"]["decode"];
+  EXPECT_GT(json["roofline"]["peaks"]["read_bytes_per_second"], 0);
+  EXPECT_EQ(decode["tokens_per_second"], json["decode"]["tokens_per_second"]);
+  EXPECT_DOUBLE_EQ(
+      decode["bytes_per_second"].get<double>(),
+      json["decode"]["memory_bytes_read"].get<double>() / json["decode"]["seconds"].get<double>());
+  EXPECT_GT(json["load_seconds"], 0);
 }
 
 TEST_F(Generate, SparseReadsTheBudget) {

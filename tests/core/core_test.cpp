@@ -16,6 +16,7 @@
 #include "core/file_io.h"
 #include "core/half.h"
 #include "core/json.h"
+#include "core/machine_peaks.h"
 #include "core/memory.h"
 #include "core/threads.h"
 #include "keysieve/error.h"
@@ -233,6 +234,43 @@ TEST(Threads, EveryIndexOnceAndErrorsComeBack) {
     threads.run(0, [](size_t, int) { FAIL(); });
   }
   EXPECT_GE(Threads().count(), 1);
+}
+
+TEST(MachinePeaks, AFamilyWithoutInt8DotsDoesNothing) {
+  EXPECT_EQ(run_int8_dots("reference"), 0u);
+  EXPECT_EQ(run_int8_dots(""), 0u);
+  EXPECT_EQ(measure_int8_dots("reference", Threads(2)), 0);
+}
+
+TEST(MachinePeaks, DotsAreCountedPerFamily) {
+#if defined(__x86_64__)
+  // 1,000 rounds of 8 chains of 32 products, and of 16 chains of 64.
+  if (__builtin_cpu_supports("avx2")) EXPECT_EQ(run_int8_dots("avx2"), 1000u * 8 * 32);
+  if (__builtin_cpu_supports("avx512vnni")) EXPECT_EQ(run_int8_dots("avx512"), 1000u * 16 * 64);
+#endif
+}
+
+TEST(MachinePeaks, RatesArePossible) {
+  const Threads threads(2);
+  for (const char* family : {"avx2", "avx512", "neon"}) {
+#if defined(__x86_64__)
+    if (family == std::string("avx2") && !__builtin_cpu_supports("avx2")) continue;
+    if (family == std::string("avx512") && !__builtin_cpu_supports("avx512vnni")) continue;
+#else
+    if (family == std::string("neon")) continue;  // whether this CPU has dot products is the kernels' affair
+#endif
+    const double rate = measure_int8_dots(family, threads);
+    if (rate == 0) continue;  // of another architecture
+    // Work that a compiler took out of the loop would show as more products than a core has lanes for:
+    // 64 lanes twice a cycle at 6 GHz on two cores.
+    EXPECT_LT(rate, 2 * 128 * 6e9) << family;
+    EXPECT_GT(rate, 1e8) << family;
+  }
+  const ReadStretch stretch((size_t{8} << 20) + 1, threads);
+  EXPECT_EQ(stretch.bytes(), size_t{10} << 20);  // whole 2 MB
+  const double rate = measure_read(stretch, threads);
+  EXPECT_GT(rate, 1e7);
+  EXPECT_LT(rate, 1e13);
 }
 
 }  // namespace

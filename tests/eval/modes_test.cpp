@@ -135,6 +135,26 @@ TEST_F(Perplexity, IsThatOfTheLastQuarter) {
   EXPECT_GE(result->rows[0].delta_ci95_percent[1], result->rows[0].delta_percent);
 }
 
+TEST_F(Perplexity, WholeWindowsCountEveryPrediction) {
+  const EvalSetting setting(model_, {});
+  PerplexityOptions options;
+  options.whole_windows = true;
+  const auto result = run_perplexity(setting, windows(), options);
+  ASSERT_TRUE(result);
+  EXPECT_EQ(result->tokens, 358u);  // 199 and 159
+  double sum = 0;
+  for (const std::vector<int32_t>& window : windows()) {
+    Session session(model_);
+    session.logits(window, [&](size_t position, std::span<const float> row) {
+      if (position + 1 == window.size()) return;
+      double total = 0;
+      for (const float value : row) total += std::exp(static_cast<double>(value));
+      sum += std::log(total) - static_cast<double>(row[static_cast<size_t>(window[position + 1])]);
+    });
+  }
+  EXPECT_NEAR(result->perplexity_dense, std::exp(sum / 358), 1e-3 * result->perplexity_dense);
+}
+
 TEST_F(Perplexity, NothingIsLostWithinTheBudget) {
   const EvalSetting setting(model_, sparse(200));
   const auto result = run_perplexity(setting, windows(),

@@ -1,5 +1,7 @@
 #include "keysieve/session.h"
 
+#include "keysieve/roofline.h"
+
 #include <algorithm>
 #include <atomic>
 
@@ -178,6 +180,59 @@ TEST_F(SessionTest, CountsWhatDenseAttentionReads) {
   EXPECT_DOUBLE_EQ(result.statistics.decode.positions_read, 102.5);  // mean of 101 .. 104
   EXPECT_EQ(result.statistics.decode.kv_bytes_read, 410 * model_.info().kv_bytes_per_token);
   EXPECT_EQ(result.statistics.kv_bytes_kept, 104 * model_.info().kv_bytes_per_token);
+}
+
+TEST_F(SessionTest, CountsMemoryReadsAndMultiplyAdds) {
+  using Tiny = TinyModel;
+  const GenerateResult result = fresh(some_prompt(100), for_tokens(5));
+  const PhaseStatistics& prefill = result.statistics.prefill;
+  const PhaseStatistics& decode = result.statistics.decode;
+  // q and o; k and v; gate, up and down.
+  const uint64_t layer = Tiny::kHidden * (2 * Tiny::kHeads * Tiny::kHeadDim +
+                                          2 * Tiny::kKvHeads * Tiny::kHeadDim + 3 * Tiny::kMlp);
+  const uint64_t token = Tiny::kLayers * layer;
+  const uint64_t head = Tiny::kVocabulary * Tiny::kHidden;
+  const uint64_t position = Tiny::kLayers * Tiny::kHeads * 2 * Tiny::kHeadDim;  // scores and weighted values
+  EXPECT_EQ(prefill.multiply_adds, 100 * token + head + 5050 * position);       // the head of the last token
+  EXPECT_EQ(decode.multiply_adds, 4 * (token + head) + 410 * position);
+  const ModelInfo& info = model_.info();
+  // A decode step reads the weights once; prefill reads its own 100 rows once however many queries do.
+  EXPECT_EQ(decode.memory_bytes_read, 4 * info.weights_bytes + 410 * info.kv_bytes_per_token);
+  EXPECT_EQ(prefill.memory_bytes_read, info.weights_bytes + 100 * info.kv_bytes_per_token);
+}
+
+TEST_F(SessionTest, SparseReadsFewerBytesThanDenseAndScoresEverything) {
+  const GenerateResult dense = fresh(some_prompt(300), for_tokens(5));
+  const GenerateResult result = fresh(some_prompt(300), for_tokens(5), sparse(24));
+  EXPECT_LT(result.statistics.decode.kv_bytes_read, dense.statistics.decode.kv_bytes_read);
+  const uint64_t weights = 4 * model_.info().weights_bytes;
+  const uint64_t index =
+      result.statistics.decode.memory_bytes_read - weights - result.statistics.decode.kv_bytes_read;
+  // 301 to 304 candidates a step, of each of which an index key is read.
+  EXPECT_EQ(index, result.statistics.memory.index_bytes / 304 * (301 + 302 + 303 + 304));
+}
+
+TEST_F(SessionTest, RooflineIsRatesOverPeaks) {
+  PhaseStatistics phase;
+  phase.tokens = 50;
+  phase.seconds = 0.5;
+  phase.memory_bytes_read = 4'000'000'000;
+  phase.multiply_adds = 30'000'000'000;
+  const MachinePeaks peaks{.multiply_adds_per_second = 240e9, .read_bytes_per_second = 32e9};
+  const Roofline line = roofline(phase, peaks);
+  EXPECT_DOUBLE_EQ(line.tokens_per_second, 100);
+  EXPECT_DOUBLE_EQ(line.bytes_per_second, 8e9);
+  EXPECT_DOUBLE_EQ(line.read_share, 0.25);
+  EXPECT_DOUBLE_EQ(line.multiply_adds_per_second, 60e9);
+  EXPECT_DOUBLE_EQ(line.multiply_add_share, 0.25);
+  EXPECT_EQ(roofline(phase, {}).multiply_add_share, 0);  // a family without int8 dot products
+  EXPECT_EQ(roofline({}, peaks).bytes_per_second, 0);
+}
+
+TEST_F(SessionTest, PeaksOfThisMachineAreMeasured) {
+  const MachinePeaks peaks = measure_peaks(model_);
+  EXPECT_GT(peaks.read_bytes_per_second, 1e7);
+  EXPECT_EQ(peaks.multiply_adds_per_second == 0, model_.info().kernels == "reference");
 }
 
 TEST_F(SessionTest, SparseReadsTheBudget) {
