@@ -52,6 +52,7 @@ class LlamaCpp(Peer):
 
         self.api = api
         self.baseline_kib = memory_kib("VmRSS:")
+        self.start = time.perf_counter()
         self.silence = api.llama_log_callback(lambda level, text, data: None)
         api.llama_log_set(self.silence, None)
         api.llama_backend_init()
@@ -124,6 +125,7 @@ class IkLlamaCpp(Peer):
         lib.llama_batch_get_one.restype = api.llama_batch
         self.lib = lib
         self.baseline_kib = memory_kib("VmRSS:")
+        self.start = time.perf_counter()
         api.llama_backend_init()
         params = api.llama_model_default_params()
         params.n_gpu_layers = 0
@@ -177,8 +179,10 @@ def measure(peer, ids, context, decode_tokens):
 
     The tokens of decode come from the text too: an arg-max in Python would be charged to the peer.
     """
+    start = time.perf_counter()
     peer.open(context + decode_tokens + WARM_UP_TOKENS)
     peer.decode(ids[:WARM_UP_TOKENS])
+    first = time.perf_counter() - start
     peer.decode(ids[:1])
     peer.clear()
     start = time.perf_counter()
@@ -189,7 +193,7 @@ def measure(peer, ids, context, decode_tokens):
         peer.decode(ids[index:index + 1])
     decode = time.perf_counter() - start
     return {"prefill_tokens": context, "prefill_seconds": prefill, "decode_tokens": decode_tokens,
-            "decode_seconds": decode}
+            "decode_seconds": decode, "first_seconds": first}
 
 
 def tokenize(arguments):
@@ -227,8 +231,11 @@ def main():
         result = tokenize(arguments)
     else:
         peer = PEERS[arguments.peer](arguments)
+        load = time.perf_counter() - peer.start
         result = measure(peer, json.loads(Path(arguments.ids).read_text())["ids"], arguments.context,
                          arguments.decode_tokens)
+        result["load_seconds"] = load
+        result["first_seconds"] += load
         result["peak_rss_bytes"] = (memory_kib("VmHWM:") - peer.baseline_kib) * 1024
         result["version"] = peer.version()
         result["system"] = peer.system()
