@@ -21,6 +21,9 @@ struct LoadOptions {
   std::string kernels = "auto";  // "auto", "reference" or a name of kernel_families()
   size_t context = 0;  // positions a session may hold; 0: as many as the file claims. More is allowed
   KvPrecision kv = KvPrecision::automatic;
+  // Quantised weights as the f32 values they stand for, 4 bytes each in memory, multiplied in f32: the
+  // kernels then round no activations to int8. Slower; shows what that rounding costs.
+  bool dequantize = false;
   // Where short names are looked up: FOLDER/NAME/ or FOLDER/NAME.gguf. Empty: default_model_folders().
   std::vector<std::filesystem::path> folders = {};
 };

@@ -11,7 +11,7 @@ namespace {
 constexpr const char* kExamples = R"(Examples:
   keysieve eval ppl --text book.txt --window 4096 --windows 3 --budget 512
   keysieve eval ppl --text a.txt b.txt --windows 8 --baselines oracle,recent,random --json
-  keysieve eval ppl --dense --whole --kernels reference --kv f32 --window 512 --windows 1
+  keysieve eval ppl --text book.txt --dense --whole --dequantize --kv f32 --window 1024
 Counted are the predictions in the last quarter of each window: what comes earlier drops little or nothing.
 The delta is 100 (exp(mean difference of the paired losses) - 1); its interval is a bootstrap over windows, or
 with fewer than 8 windows over blocks of 128 tokens.)";

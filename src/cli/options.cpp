@@ -97,6 +97,8 @@ void ModelArguments::add(CLI::App& app) {
       ->type_name("TYPE")
       ->capture_default_str()
       ->take_last();
+  app.add_flag("--dequantize", dequantize,
+               "weights as f32 in memory and products in f32: slower, rounds no activations");
 }
 
 LanguageModel ModelArguments::load() const {
@@ -104,6 +106,7 @@ LanguageModel ModelArguments::load() const {
   options.threads = threads;
   options.kernels = kernels;
   options.context = context;
+  options.dequantize = dequantize;
   if (kv == "f16") options.kv = KvPrecision::f16;
   if (kv == "f32") options.kv = KvPrecision::f32;
   return LanguageModel::load(model, options);

@@ -22,6 +22,7 @@ struct ModelArguments {
   std::string kernels = "auto";
   size_t context = 0;
   std::string kv = "auto";
+  bool dequantize = false;
 
   void add(CLI::App& app);
   void add_model(CLI::App& app);  // --model alone

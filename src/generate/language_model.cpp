@@ -74,6 +74,7 @@ LanguageModel LanguageModel::load(std::string_view model, const LoadOptions& opt
   internal.kernels = options.kernels;
   internal.threads = options.threads;
   internal.context = options.context;
+  internal.dequantize = options.dequantize;
   std::shared_ptr<const Model> loaded = Model::load(location, internal);
   std::optional<TextCodec> text;
   std::exception_ptr text_error;

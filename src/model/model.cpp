@@ -15,11 +15,13 @@ std::shared_ptr<const Model> Model::load(const ModelLocation& location, const Mo
   if (location.kind == FileKind::gguf) {
     model->gguf_ = std::make_unique<GgufFile>(location.path);
     model->config_ = read_config(*model->gguf_);
-    model->weights_ = load_weights(*model->gguf_, model->config_, *model->kernels_, model->threads_);
+    model->weights_ =
+        load_weights(*model->gguf_, model->config_, *model->kernels_, model->threads_, options.dequantize);
   } else if (location.kind == FileKind::hub_folder) {
     model->hub_ = std::make_unique<HubFolder>(location.path);
     model->config_ = read_config(*model->hub_);
-    model->weights_ = load_weights(*model->hub_, model->config_, *model->kernels_, model->threads_);
+    model->weights_ =
+        load_weights(*model->hub_, model->config_, *model->kernels_, model->threads_, options.dequantize);
   } else {
     throw Error(ErrorKind::format, location.path.string(),
                 fmt::format("a file of kind '{}'", to_string(location.kind)),

@@ -20,6 +20,7 @@ struct ModelOptions {
   int threads = 0;               // 0: one per core this process may run on
   // Positions a sequence may have; 0 keeps the file's claim. More is allowed: RoPE then extrapolates.
   size_t context = 0;
+  bool dequantize = false;  // as LoadOptions::dequantize
 };
 
 // A loaded model: config, weights, the kernels and threads that run it. Immutable after loading, so any

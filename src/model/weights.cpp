@@ -130,26 +130,48 @@ class Fingerprint {
   std::vector<float> row_;
 };
 
+// A matrix as the f32 values that its codes stand for; one without codes as it is.
+class DequantizedSource final : public MatrixSource {
+ public:
+  explicit DequantizedSource(const MatrixSource& source) : source_(source) {}
+  size_t rows() const override { return source_.rows(); }
+  size_t columns() const override { return source_.columns(); }
+  uint64_t file_bytes() const override { return source_.file_bytes(); }
+  std::optional<AffineFormat> affine() const override { return std::nullopt; }
+  DType plain_dtype() const override { return source_.affine() ? DType::f32 : source_.plain_dtype(); }
+  void read_codes(size_t row, std::span<uint8_t> codes, std::span<float> scales,
+                  std::span<float> biases) const override {
+    source_.read_codes(row, codes, scales, biases);
+  }
+  void read_values(size_t row, std::span<float> values) const override { source_.read_values(row, values); }
+  void release(size_t first, size_t count) const override { source_.release(first, count); }
+
+ private:
+  const MatrixSource& source_;
+};
+
 // Reads and packs, keeping count of bytes and of what is quantised.
 class Loader {
  public:
   Loader(const WeightReader& reader, const ModelConfig& config, const Kernels& kernels,
-         const Threads& threads)
-      : reader_(reader), config_(config), kernels_(kernels), threads_(threads) {}
+         const Threads& threads, bool dequantize)
+      : reader_(reader), config_(config), kernels_(kernels), threads_(threads), dequantize_(dequantize) {}
 
   ModelWeights load();
 
  private:
   LayerWeights load_layer(size_t layer);
   std::unique_ptr<PackedMatrix> pack(const MatrixSource& source, std::span<const uint32_t> row_order = {}) {
-    std::unique_ptr<PackedMatrix> packed = kernels_.pack(source, row_order, threads_, &weights_.memory);
+    const DequantizedSource values(source);
+    const MatrixSource& packed_from = dequantize_ ? values : source;
+    std::unique_ptr<PackedMatrix> packed = kernels_.pack(packed_from, row_order, threads_, &weights_.memory);
     weights_.bytes += packed->bytes();
     return packed;
   }
   std::unique_ptr<PackedMatrix> layer_matrix(Layer layer, ModuleName module, size_t rows, size_t columns,
                                              std::span<const uint32_t> row_order = {}, bool sampled = false) {
     const std::unique_ptr<MatrixSource> source = reader_.matrix(layer, module, rows, columns);
-    weights_.quantized |= source->affine().has_value();
+    weights_.quantized |= !dequantize_ && source->affine().has_value();
     if (sampled) fingerprint_.add_rows(*source);
     weights_.layer_multiply_adds += uint64_t{rows} * columns;
     return pack(*source, row_order);
@@ -168,6 +190,7 @@ class Loader {
   const ModelConfig& config_;
   const Kernels& kernels_;
   const Threads& threads_;
+  bool dequantize_;
   ModelWeights weights_;
   Fingerprint fingerprint_;
   std::vector<uint32_t> q_order_;  // [heads * head_dim], or empty
@@ -241,13 +264,13 @@ std::vector<uint32_t> half_split_row_order(size_t heads, size_t head_dim, size_t
 }
 
 ModelWeights load_weights(const GgufFile& file, const ModelConfig& config, const Kernels& kernels,
-                          const Threads& threads) {
-  return Loader(GgufReader(file, config), config, kernels, threads).load();
+                          const Threads& threads, bool dequantize) {
+  return Loader(GgufReader(file, config), config, kernels, threads, dequantize).load();
 }
 
 ModelWeights load_weights(const HubFolder& folder, const ModelConfig& config, const Kernels& kernels,
-                          const Threads& threads) {
-  return Loader(HubReader(folder), config, kernels, threads).load();
+                          const Threads& threads, bool dequantize) {
+  return Loader(HubReader(folder), config, kernels, threads, dequantize).load();
 }
 
 }  // namespace keysieve

@@ -55,11 +55,11 @@ struct ModelWeights {
 // Reads, checks and packs all weights. Every tensor's shape is checked against the config: throws
 // Error{mismatch} naming file, tensor, found and expected shape; Error{format} for a missing tensor;
 // Error{unsupported} for a type this build cannot read. Tensors the model does not use are ignored. The file
-// must outlive the weights.
+// must outlive the weights. `dequantize` packs quantised matrices as the f32 values they stand for.
 ModelWeights load_weights(const GgufFile& file, const ModelConfig& config, const Kernels& kernels,
-                          const Threads& threads);
+                          const Threads& threads, bool dequantize = false);
 ModelWeights load_weights(const HubFolder& folder, const ModelConfig& config, const Kernels& kernels,
-                          const Threads& threads);
+                          const Threads& threads, bool dequantize = false);
 
 // Row order that turns interleaved rotary pairs (2i, 2i + 1) into half-split ones (i, i + rotary_dim / 2):
 // packed row r is source row order[r]. [heads * head_dim]

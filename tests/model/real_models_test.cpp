@@ -128,6 +128,23 @@ TEST_P(RealModels, PromptsMatch) {
   }
 }
 
+// Without rounded activations, keys and values, the fast kernels are as near as the reference ones.
+TEST_P(RealModels, DequantizedPromptsMatchAsTheReferenceDoes) {
+  if (reference_) GTEST_SKIP() << "the reference kernels round nothing anyway";
+  const auto& [real, kernels] = GetParam();
+  const auto dequantized =
+      Model::load(*models_dir() / real.file, {.kernels = std::string(kernels), .dequantize = true});
+  EXPECT_FALSE(dequantized->weights().quantized);
+  EXPECT_EQ(dequantized->fingerprint(), model_->fingerprint());
+  EXPECT_GT(dequantized->weights_bytes(), 3 * model_->weights_bytes());
+  const Prompt prompt(golden_ / "chat");
+  SequenceState state(dequantized, {.context = 2048});
+  const PromptAgreement agreement = compare(prompt, state);
+  EXPECT_LE(agreement.max_logit_difference, 2e-3);
+  EXPECT_LE(agreement.mean_kl, 1e-6);
+  EXPECT_NEAR(agreement.top1, 1, 1e-9);
+}
+
 // The recorded greedy tokens are fed whatever the model would say (teacher forcing).
 TEST_P(RealModels, GreedyContinuationsMatch) {
   for (const std::string& name : prompts()) {
