@@ -13,12 +13,12 @@ void add_bias(const Kernels& kernels, float* x, const std::vector<float>& bias, 
 }
 
 // Biases (Qwen2) and the RMS norm over each q and k head (Qwen3); in place.
-void bias_and_head_norm(Chunk& chunk, const LayerWeights& w) {
-  const ModelConfig& config = chunk.config();
+void bias_and_head_norm(Pass& pass, const LayerWeights& w) {
+  const ModelConfig& config = pass.config();
   if (!config.qk_norm && !config.qkv_bias) return;
-  const Kernels& kernels = chunk.kernels();
-  ForwardBuffers& b = chunk.state.buffers;
-  for_token_blocks(chunk.state.model->threads(), chunk.tokens, [&](size_t first, size_t count) {
+  const Kernels& kernels = pass.kernels();
+  ForwardBuffers& b = pass.buffers;
+  for_token_blocks(pass.model.threads(), pass.rows, [&](size_t first, size_t count) {
     float* q = b.q.data() + first * config.q_width();
     float* k = b.k.data() + first * config.kv_width();
     add_bias(kernels, q, w.q_bias, count);
@@ -31,58 +31,58 @@ void bias_and_head_norm(Chunk& chunk, const LayerWeights& w) {
   });
 }
 
-// RoPE (arXiv 2104.09864) on every head of q and k, in place; long chunks spread over the threads by head.
-void rotate(Chunk& chunk) {
-  const ModelConfig& config = chunk.config();
-  const Kernels& kernels = chunk.kernels();
-  ForwardBuffers& b = chunk.state.buffers;
+// RoPE (arXiv 2104.09864) on every head of q and k, in place; long passes spread over the threads by head.
+void rotate(Pass& pass) {
+  const ModelConfig& config = pass.config();
+  const Kernels& kernels = pass.kernels();
+  ForwardBuffers& b = pass.buffers;
   const auto rotate_heads = [&](float* q_or_k, size_t heads, size_t first, size_t count) {
-    kernels.rotate(q_or_k + first * config.head_dim, heads * config.head_dim, b.angles, chunk.tokens, count,
+    kernels.rotate(q_or_k + first * config.head_dim, heads * config.head_dim, b.angles, pass.rows, count,
                    config.head_dim);
   };
-  if (chunk.tokens < kSpreadTokens) {
+  if (pass.rows < kSpreadTokens) {
     rotate_heads(b.q.data(), config.heads, 0, config.heads);
     rotate_heads(b.k.data(), config.kv_heads, 0, config.kv_heads);
     return;
   }
-  chunk.state.model->threads().run(config.heads + config.kv_heads, [&](size_t head, int) {
+  pass.model.threads().run(config.heads + config.kv_heads, [&](size_t head, int) {
     if (head < config.heads) return rotate_heads(b.q.data(), config.heads, head, 1);
     rotate_heads(b.k.data(), config.kv_heads, head - config.heads, 1);
   });
 }
 
 // x += the bias of the output projection, which few models have
-void output_bias(Chunk& chunk, const std::vector<float>& bias) {
+void output_bias(Pass& pass, const std::vector<float>& bias) {
   if (bias.empty()) return;
-  ForwardBuffers& b = chunk.state.buffers;
-  for_token_blocks(chunk.state.model->threads(), chunk.tokens, [&](size_t first, size_t count) {
-    add_bias(chunk.kernels(), b.x.data() + first * chunk.config().hidden, bias, count);
+  ForwardBuffers& b = pass.buffers;
+  for_token_blocks(pass.model.threads(), pass.rows, [&](size_t first, size_t count) {
+    add_bias(pass.kernels(), b.x.data() + first * pass.config().hidden, bias, count);
   });
 }
 
 // normed = RMS norm of x
-void norm(Chunk& chunk, const std::vector<float>& weight) {
-  ForwardBuffers& b = chunk.state.buffers;
-  const ModelConfig& config = chunk.config();
-  for_token_blocks(chunk.state.model->threads(), chunk.tokens, [&](size_t first, size_t count) {
-    chunk.kernels().rms_norm(b.normed.data() + first * config.hidden, b.x.data() + first * config.hidden,
-                             weight.data(), config.rms_norm_eps, count, config.hidden);
+void norm(Pass& pass, const std::vector<float>& weight) {
+  ForwardBuffers& b = pass.buffers;
+  const ModelConfig& config = pass.config();
+  for_token_blocks(pass.model.threads(), pass.rows, [&](size_t first, size_t count) {
+    pass.kernels().rms_norm(b.normed.data() + first * config.hidden, b.x.data() + first * config.hidden,
+                            weight.data(), config.rms_norm_eps, count, config.hidden);
   });
 }
 
 // gate = silu(gate) * up
-void swiglu(Chunk& chunk) {
-  ForwardBuffers& b = chunk.state.buffers;
-  const size_t mlp = chunk.config().mlp;
-  for_token_blocks(chunk.state.model->threads(), chunk.tokens, [&](size_t first, size_t count) {
+void swiglu(Pass& pass) {
+  ForwardBuffers& b = pass.buffers;
+  const size_t mlp = pass.config().mlp;
+  for_token_blocks(pass.model.threads(), pass.rows, [&](size_t first, size_t count) {
     float* gate = b.gate.data() + first * mlp;
-    chunk.kernels().swiglu(gate, gate, b.up.data() + first * mlp, count * mlp);
+    pass.kernels().swiglu(gate, gate, b.up.data() + first * mlp, count * mlp);
   });
 }
 
 template <size_t kJobs>
-void project(Chunk& chunk, const std::array<MatmulJob, kJobs>& jobs, const AlignedArray<float>& x) {
-  chunk.kernels().matmul(jobs, x.data(), chunk.tokens, chunk.state.scratch, chunk.state.model->threads());
+void project(Pass& pass, const std::array<MatmulJob, kJobs>& jobs, const AlignedArray<float>& x) {
+  pass.kernels().matmul(jobs, x.data(), pass.rows, pass.scratch, pass.model.threads());
 }
 
 MatmulJob job(AlignedArray<float>& out, const std::unique_ptr<PackedMatrix>& weight) {
@@ -90,8 +90,18 @@ MatmulJob job(AlignedArray<float>& out, const std::unique_ptr<PackedMatrix>& wei
 }
 
 // The product joins the residual stream.
-MatmulJob residual_job(Chunk& chunk, const std::unique_ptr<PackedMatrix>& weight) {
-  return {chunk.state.buffers.x.data(), weight->rows(), weight.get(), true};
+MatmulJob residual_job(Pass& pass, const std::unique_ptr<PackedMatrix>& weight) {
+  return {pass.buffers.x.data(), weight->rows(), weight.get(), true};
+}
+
+// Attention of every chunk. As many chunks as fill all threads a whole number of times go side by side, each
+// on one thread (a region within a region runs on its caller); the rest one after another on all threads.
+void attend_all(Pass& pass, size_t layer) {
+  const Threads& threads = pass.model.threads();
+  const auto workers = static_cast<size_t>(threads.count());
+  const size_t spread = pass.chunks.size() / workers * workers;
+  threads.run(spread, [&](size_t index, int) { layer_attention(pass.chunks[index], layer); });
+  for (Chunk& chunk : pass.chunks.subspan(spread)) layer_attention(chunk, layer);
 }
 
 }  // namespace
@@ -107,29 +117,29 @@ void for_token_blocks(const Threads& threads, size_t tokens,
 // The pre-norm decoder of Llama (arXiv 2302.13971), Qwen2 and Qwen3:
 //   h = x + Wo attention(rope(norm(Wq n)), rope(norm(Wk n)), Wv n)   with n = RMSNorm(x)
 //   x = h + Wdown (silu(Wgate m) * Wup m)                            with m = RMSNorm(h)
-// The chunk's k and v join the layer's cache; attention reads the cache: all of it, or what the selector
+// Each chunk's k and v join its cache's layer; attention reads that cache: all of it, or what the selector
 // picks.
-void decoder_layer(Chunk& chunk, size_t layer) {
-  const LayerWeights& w = chunk.state.model->weights().layers[layer];
-  const ForwardTaps* taps = chunk.options.taps;
-  ForwardBuffers& b = chunk.state.buffers;
+void decoder_layer(Pass& pass, size_t layer) {
+  const LayerWeights& w = pass.model.weights().layers[layer];
+  const ForwardTaps* taps = pass.options.taps;
+  ForwardBuffers& b = pass.buffers;
 
-  norm(chunk, w.attention_norm);
-  if (taps && taps->normed_input) taps->normed_input(chunk.place(layer), b.normed.data());
-  project(chunk, std::array{job(b.q, w.q), job(b.k, w.k), job(b.v, w.v)}, b.normed);
-  bias_and_head_norm(chunk, w);
-  rotate(chunk);
-  if (taps && taps->projections) taps->projections(chunk.place(layer), b.q.data(), b.k.data(), b.v.data());
-  layer_attention(chunk, layer);
-  if (taps && taps->attention) taps->attention(chunk.place(layer), b.attention.data());
-  project(chunk, std::array{residual_job(chunk, w.output)}, b.attention);
-  output_bias(chunk, w.output_bias);
+  norm(pass, w.attention_norm);
+  if (taps && taps->normed_input) taps->normed_input(pass.place(layer), b.normed.data());
+  project(pass, std::array{job(b.q, w.q), job(b.k, w.k), job(b.v, w.v)}, b.normed);
+  bias_and_head_norm(pass, w);
+  rotate(pass);
+  if (taps && taps->projections) taps->projections(pass.place(layer), b.q.data(), b.k.data(), b.v.data());
+  attend_all(pass, layer);
+  if (taps && taps->attention) taps->attention(pass.place(layer), b.attention.data());
+  project(pass, std::array{residual_job(pass, w.output)}, b.attention);
+  output_bias(pass, w.output_bias);
 
-  norm(chunk, w.mlp_norm);
-  project(chunk, std::array{job(b.gate, w.gate), job(b.up, w.up)}, b.normed);
-  swiglu(chunk);
-  project(chunk, std::array{residual_job(chunk, w.down)}, b.gate);
-  if (taps && taps->residual) taps->residual(chunk.place(layer), b.x.data());
+  norm(pass, w.mlp_norm);
+  project(pass, std::array{job(b.gate, w.gate), job(b.up, w.up)}, b.normed);
+  swiglu(pass);
+  project(pass, std::array{residual_job(pass, w.down)}, b.gate);
+  if (taps && taps->residual) taps->residual(pass.place(layer), b.x.data());
 }
 
 }  // namespace keysieve

@@ -32,11 +32,11 @@ void check_room(const SequenceState& state, size_t tokens) {
       fmt::format("room for {} in all", state.context()), "shorten the prompt or load with a larger context");
 }
 
-void embed(Chunk& chunk, std::span<const int32_t> tokens) {
-  const MatrixSource& embedding = *chunk.state.model->weights().embedding;
-  const size_t hidden = chunk.config().hidden;
-  float* x = chunk.state.buffers.x.data();
-  for_token_blocks(chunk.state.model->threads(), tokens.size(), [&](size_t first, size_t count) {
+void embed(Pass& pass, std::span<const int32_t> tokens) {
+  const MatrixSource& embedding = *pass.model.weights().embedding;
+  const size_t hidden = pass.config().hidden;
+  float* x = pass.buffers.x.data();
+  for_token_blocks(pass.model.threads(), tokens.size(), [&](size_t first, size_t count) {
     for (size_t t = first; t < first + count; ++t) {
       embedding.read_values(static_cast<size_t>(tokens[t]), {x + t * hidden, hidden});
     }
@@ -50,35 +50,58 @@ size_t logits_block(size_t vocabulary) {
   return std::clamp<size_t>(kBlockValues / vocabulary, 1, 64);
 }
 
-// Final norm and head of the chunk's tokens [first, first + count): out [count, vocabulary].
-void compute_logits(Chunk& chunk, float* out, size_t first, size_t count) {
-  const ModelConfig& config = chunk.config();
-  const ModelWeights& weights = chunk.state.model->weights();
-  ForwardBuffers& b = chunk.state.buffers;
-  float* normed = b.normed.data() + first * config.hidden;
-  chunk.kernels().rms_norm(normed, b.x.data() + first * config.hidden, weights.final_norm.data(),
-                           config.rms_norm_eps, count, config.hidden);
-  const ForwardTaps* taps = chunk.options.taps;
-  if (taps && taps->final_norm) taps->final_norm(chunk.first_position + first, count, normed);
-  const std::array jobs{MatmulJob{out, config.vocabulary, weights.head.get()}};
-  chunk.state.work.memory_bytes_read += weights.head->bytes();
-  chunk.state.work.multiply_adds += uint64_t{count} * config.vocabulary * config.hidden;
-  chunk.kernels().matmul(jobs, normed, count, chunk.state.scratch, chunk.state.model->threads());
+// Work that all rows share: each chunk gets an equal part, to the byte.
+void count_work(Pass& pass, uint64_t bytes, uint64_t multiply_adds) {
+  const uint64_t parts = pass.chunks.size();
+  for (uint64_t i = 0; i < parts; ++i) {
+    WorkCounters& work = pass.chunks[i].state.work;
+    work.memory_bytes_read += bytes * (i + 1) / parts - bytes * i / parts;
+    work.multiply_adds += multiply_adds * (i + 1) / parts - multiply_adds * i / parts;
+  }
 }
 
-void compute_all_logits(Chunk& chunk) {
-  const size_t vocabulary = chunk.config().vocabulary;
+// All layers. Positions and chunks are in place.
+void run_layers(Pass& pass, std::span<const int32_t> tokens) {
+  pass.buffers.angles.compute(pass.model.rope(), {pass.buffers.positions.data(), pass.rows});
+  for (Chunk& chunk : pass.chunks) chunk.state.has_logits = false;
+  embed(pass, tokens);
+  const ForwardTaps* taps = pass.options.taps;
+  if (taps && taps->embedding) taps->embedding(pass.place(0), pass.buffers.x.data());
+  for (size_t layer = 0; layer < pass.config().layers; ++layer) decoder_layer(pass, layer);
+  const ModelWeights& weights = pass.model.weights();
+  count_work(pass, weights.bytes - weights.head->bytes(), pass.rows * weights.layer_multiply_adds);
+}
+
+// Final norm and head of the pass's rows [first, first + count): out [count, vocabulary].
+void compute_logits(Pass& pass, float* out, size_t first, size_t count) {
+  const ModelConfig& config = pass.config();
+  const ModelWeights& weights = pass.model.weights();
+  ForwardBuffers& b = pass.buffers;
+  float* normed = b.normed.data() + first * config.hidden;
+  pass.kernels().rms_norm(normed, b.x.data() + first * config.hidden, weights.final_norm.data(),
+                          config.rms_norm_eps, count, config.hidden);
+  const ForwardTaps* taps = pass.options.taps;
+  if (taps && taps->final_norm) taps->final_norm(pass.place(0).first_position + first, count, normed);
+  const std::array jobs{MatmulJob{out, config.vocabulary, weights.head.get()}};
+  pass.kernels().matmul(jobs, normed, count, pass.scratch, pass.model.threads());
+  count_work(pass, weights.head->bytes(), uint64_t{count} * config.vocabulary * config.hidden);
+}
+
+// Logits::all, of a pass of one chunk.
+void compute_all_logits(Pass& pass) {
+  const size_t vocabulary = pass.config().vocabulary;
   const size_t block = logits_block(vocabulary);
-  ForwardBuffers& b = chunk.state.buffers;
+  ForwardBuffers& b = pass.buffers;
   if (b.logits.size() == 0) b.logits = AlignedArray<float>(block * vocabulary);
-  for (size_t first = 0; first < chunk.tokens; first += block) {
-    const size_t count = std::min(block, chunk.tokens - first);
-    compute_logits(chunk, b.logits.data(), first, count);
-    if (first + count == chunk.tokens) {
+  for (size_t first = 0; first < pass.rows; first += block) {
+    const size_t count = std::min(block, pass.rows - first);
+    compute_logits(pass, b.logits.data(), first, count);
+    if (first + count == pass.rows) {
       std::copy_n(b.logits.data() + (count - 1) * vocabulary, vocabulary, b.last_logits.data());
     }
-    if (chunk.options.on_logits) {
-      chunk.options.on_logits(chunk.first_position + first, count, {b.logits.data(), count * vocabulary});
+    if (pass.options.on_logits) {
+      pass.options.on_logits(pass.place(0).first_position + first, count,
+                             {b.logits.data(), count * vocabulary});
     }
   }
 }
@@ -89,23 +112,16 @@ void forward(SequenceState& state, std::span<const int32_t> tokens, const Forwar
   check_tokens(state, tokens);
   check_room(state, tokens.size());
   SequenceState::Impl& impl = state.impl();
-  Chunk chunk{impl, options, impl.position, tokens.size()};
+  Chunk chunk{impl, impl.buffers, options, impl.position, tokens.size()};
   for (size_t t = 0; t < tokens.size(); ++t) {
     impl.buffers.positions[t] = static_cast<int32_t>(chunk.first_position + t);
   }
-  impl.buffers.angles.compute(impl.model->rope(), {impl.buffers.positions.data(), tokens.size()});
-  impl.has_logits = false;
-
-  embed(chunk, tokens);
-  if (options.taps && options.taps->embedding) options.taps->embedding(chunk.place(0), impl.buffers.x.data());
-  for (size_t layer = 0; layer < chunk.config().layers; ++layer) decoder_layer(chunk, layer);
-  const ModelWeights& weights = impl.model->weights();
-  impl.work.memory_bytes_read += weights.bytes - weights.head->bytes();
-  impl.work.multiply_adds += tokens.size() * weights.layer_multiply_adds;
+  Pass pass{*impl.model, impl.buffers, impl.scratch, options, {&chunk, 1}, tokens.size()};
+  run_layers(pass, tokens);
   if (options.logits == Logits::last) {
-    compute_logits(chunk, impl.buffers.last_logits.data(), tokens.size() - 1, 1);
+    compute_logits(pass, impl.buffers.last_logits.data(), tokens.size() - 1, 1);
   } else if (options.logits == Logits::all) {
-    compute_all_logits(chunk);
+    compute_all_logits(pass);
   }
   impl.has_logits = options.logits != Logits::none;
   impl.position += tokens.size();

@@ -7,11 +7,10 @@ namespace keysieve {
 namespace {
 
 LayerInputs inputs_of(const Chunk& chunk) {
-  const ForwardBuffers& b = chunk.state.buffers;
-  return {.hidden = b.normed.data(),
-          .q = b.q.data(),
-          .k = b.k.data(),
-          .positions = b.positions.data(),
+  return {.hidden = chunk.normed(),
+          .q = chunk.q(),
+          .k = chunk.k(),
+          .positions = chunk.positions(),
           .tokens = chunk.tokens};
 }
 
@@ -29,15 +28,15 @@ LayerQuery query_of(const Chunk& chunk, size_t layer) {
 
 void append(Chunk& chunk, size_t layer) {
   SequenceState::Impl& state = chunk.state;
-  ForwardBuffers& b = state.buffers;
+  float* index_keys = state.buffers.index_keys.data();
   if (state.index.heads > 0) {
     KernelContext context = state.context();
-    state.selector->project_keys(b.index_keys.data(), layer, inputs_of(chunk), context);
+    state.selector->project_keys(index_keys, layer, inputs_of(chunk), context);
   }
-  state.cache->append(layer, {.keys = b.k.data(),
-                              .values = b.v.data(),
-                              .index_keys = state.index.heads > 0 ? b.index_keys.data() : nullptr,
-                              .positions = b.positions.data(),
+  state.cache->append(layer, {.keys = chunk.k(),
+                              .values = chunk.v(),
+                              .index_keys = state.index.heads > 0 ? index_keys : nullptr,
+                              .positions = chunk.positions(),
                               .tokens = chunk.tokens});
 }
 
@@ -47,9 +46,8 @@ void attend(Chunk& chunk, const KvView& kv, size_t first, size_t count, size_t f
             const SelectionView* selection) {
   if (count == 0) return;
   const ModelConfig& config = chunk.config();
-  ForwardBuffers& b = chunk.state.buffers;
-  chunk.kernels().attention({.out = b.attention.data() + first * config.q_width(),
-                             .q = b.q.data() + first * config.q_width(),
+  chunk.kernels().attention({.out = chunk.attention() + first * config.q_width(),
+                             .q = chunk.q() + first * config.q_width(),
                              .queries = count,
                              .heads = config.heads,
                              .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
@@ -140,7 +138,7 @@ void attend_after_drop(Chunk& chunk, const LayerQuery& query) {
   if (chunk.options.recorder == nullptr) return;
   std::vector<std::vector<int32_t>> kept;
   for (size_t set = 0; set < cache.sets(); ++set) kept.push_back(cache.positions(layer, set));
-  chunk.options.recorder->record(layer, chunk.state.buffers.positions[0], std::move(kept));
+  chunk.options.recorder->record(layer, chunk.positions()[0], std::move(kept));
 }
 
 // Each query's scores, computed for the tap alone.
