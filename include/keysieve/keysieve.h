@@ -18,6 +18,7 @@
 // from two at once, except that any number of sessions may share one LanguageModel or one LightningIndexer if
 // only one of them runs at a time.
 
+#include "keysieve/batch.h"
 #include "keysieve/error.h"
 #include "keysieve/indexer.h"
 #include "keysieve/inspect.h"

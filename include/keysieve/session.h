@@ -159,8 +159,10 @@ class Session {
   size_t budget() const;          // in use; 0: dense
   Statistics statistics() const;  // since the last clear()
 
- private:
   struct Impl;
+  Impl& impl() { return *impl_; }
+
+ private:
   std::unique_ptr<Impl> impl_;
 };
 

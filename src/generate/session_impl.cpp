@@ -102,6 +102,21 @@ void add_work(PhaseStatistics& phase, size_t tokens, double seconds, const WorkC
 
 }  // namespace
 
+PhaseStatistics& operator+=(PhaseStatistics& sum, const PhaseStatistics& part) {
+  const size_t tokens = sum.tokens + part.tokens;
+  if (tokens > 0) {
+    sum.positions_read = (sum.positions_read * static_cast<double>(sum.tokens) +
+                          part.positions_read * static_cast<double>(part.tokens)) /
+                         static_cast<double>(tokens);
+  }
+  sum.tokens = tokens;
+  sum.seconds += part.seconds;
+  sum.kv_bytes_read += part.kv_bytes_read;
+  sum.memory_bytes_read += part.memory_bytes_read;
+  sum.multiply_adds += part.multiply_adds;
+  return sum;
+}
+
 Session::Impl::Impl(const LanguageModel& for_model, const SessionOptions& options)
     : model(for_model.impl()),
       budget(options.indexer ? policy_of(options).budget : 0),
@@ -177,9 +192,14 @@ bool Session::Impl::append(std::span<const int32_t> ids, Logits logits, const st
     tokens.clear();
     throw;
   }
-  tokens.insert(tokens.end(), ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(done));
-  add_work(phase, done, seconds_since(start), before, state.work());
+  count_appended(ids.first(done), seconds_since(start), before, phase);
   return done == ids.size();
+}
+
+void Session::Impl::count_appended(std::span<const int32_t> ids, double seconds, const WorkCounters& before,
+                                   PhaseStatistics& phase) {
+  tokens.insert(tokens.end(), ids.begin(), ids.end());
+  add_work(phase, ids.size(), seconds, before, state.work());
 }
 
 Statistics Session::Impl::statistics(const PhaseStatistics& prefill_phase,

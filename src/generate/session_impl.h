@@ -16,6 +16,9 @@ namespace keysieve {
 // is cleared. Never leaves this room.
 struct Cancelled {};
 
+// Sums; the mean of positions is weighted by tokens.
+PhaseStatistics& operator+=(PhaseStatistics& sum, const PhaseStatistics& part);
+
 struct Session::Impl {
   Impl(const LanguageModel& for_model, const SessionOptions& options);
 
@@ -38,6 +41,9 @@ struct Session::Impl {
   bool append(std::span<const int32_t> ids, Logits logits, const std::atomic<bool>* cancel,
               const std::function<void(size_t done)>& on_chunk, PhaseStatistics& phase,
               const ForwardOptions& base = {});
+  // Afterwards: `ids` are in the state; what they took since `before` joins `phase`.
+  void count_appended(std::span<const int32_t> ids, double seconds, const WorkCounters& before,
+                      PhaseStatistics& phase);
   Statistics statistics(const PhaseStatistics& prefill, const PhaseStatistics& decode) const;
 };
 

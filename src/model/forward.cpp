@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
+#include <vector>
 
 #include "keysieve/error.h"
 #include "model/decoder_layer.h"
@@ -125,6 +127,69 @@ void forward(SequenceState& state, std::span<const int32_t> tokens, const Forwar
   }
   impl.has_logits = options.logits != Logits::none;
   impl.position += tokens.size();
+}
+
+ForwardBatch::ForwardBatch(std::shared_ptr<const Model> model, size_t max_sequences)
+    : model_(std::move(model)), max_sequences_(max_sequences) {
+  if (max_sequences >= 1 && max_sequences <= kMaxSequences) {
+    buffers_ = std::make_unique<ForwardBuffers>(model_->config(), max_sequences, KeySelector::KeyShape{});
+    buffers_->logits = AlignedArray<float>(max_sequences * model_->config().vocabulary);
+    scratch_ = std::make_unique<KernelScratch>(model_->threads());
+    return;
+  }
+  throw Error(ErrorKind::usage, "batch", fmt::format("{} sequences", max_sequences),
+              fmt::format("1 to {}", kMaxSequences));
+}
+ForwardBatch::ForwardBatch(ForwardBatch&&) noexcept = default;
+ForwardBatch& ForwardBatch::operator=(ForwardBatch&&) noexcept = default;
+ForwardBatch::~ForwardBatch() = default;
+
+void ForwardBatch::check(std::span<SequenceState* const> states, std::span<const int32_t> tokens) const {
+  if (states.empty()) throw Error(ErrorKind::usage, "batch", "no sequences", "at least one");
+  if (states.size() != tokens.size()) {
+    throw Error(ErrorKind::usage, "batch", fmt::format("{} tokens", tokens.size()),
+                fmt::format("one for each of the {} sequences", states.size()));
+  }
+  if (states.size() > max_sequences_) {
+    throw Error(ErrorKind::usage, "batch", fmt::format("{} sequences", states.size()),
+                fmt::format("at most {}", max_sequences_), "make the batch for more, or take several steps");
+  }
+  for (size_t i = 0; i < states.size(); ++i) {
+    if (&states[i]->model() != model_.get()) {
+      throw Error(ErrorKind::mismatch, "batch", fmt::format("sequence {} of another model", i),
+                  "sequences of the model the batch was made for");
+    }
+    if (std::ranges::find(states.first(i), states[i]) != states.first(i).end()) {
+      throw Error(ErrorKind::usage, "batch", fmt::format("sequence {} twice", i), "each sequence once a step",
+                  "a sequence's next token follows from this step's logits");
+    }
+    check_tokens(*states[i], tokens.subspan(i, 1));
+    check_room(*states[i], 1);
+  }
+}
+
+void ForwardBatch::step(std::span<SequenceState* const> states, std::span<const int32_t> tokens) {
+  check(states, tokens);
+  const ForwardOptions options;
+  std::vector<Chunk> chunks;
+  chunks.reserve(states.size());
+  for (size_t i = 0; i < states.size(); ++i) {
+    SequenceState::Impl& state = states[i]->impl();
+    buffers_->positions[i] = static_cast<int32_t>(state.position);
+    chunks.push_back({state, *buffers_, options, state.position, 1, i});
+  }
+  Pass pass{*model_, *buffers_, *scratch_, options, chunks, chunks.size()};
+  run_layers(pass, tokens);
+  compute_logits(pass, buffers_->logits.data(), 0, chunks.size());
+  const size_t vocabulary = model_->config().vocabulary;
+  model_->threads().run(chunks.size(), [&](size_t i, int) {
+    std::copy_n(buffers_->logits.data() + i * vocabulary, vocabulary,
+                chunks[i].state.buffers.last_logits.data());
+  });
+  for (Chunk& chunk : chunks) {
+    chunk.state.has_logits = true;
+    ++chunk.state.position;
+  }
 }
 
 size_t prefill(SequenceState& state, std::span<const int32_t> tokens, const ForwardOptions& options,
