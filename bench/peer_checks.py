@@ -9,7 +9,7 @@ from pathlib import Path
 from peer_programs import Unavailable, generate, keysieve_environment, keysieve_json, say
 from peer_report import Bar
 
-REPEATS = 5
+REPEATS = 9
 QUALITY_PERCENT = 0.1
 
 
