@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <iostream>
+#include <list>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,7 +33,7 @@ bool read_option(std::string_view argument, std::string_view name, size_t& out) 
   return error == std::errc() && end == argument.data() + argument.size();
 }
 
-// Sequences prefilled once; each measurement of a size goes on from where they are.
+// Prefilled once; each measurement goes on from where they are.
 class Sequences {
  public:
   Sequences(const LanguageModel& model, const SessionOptions& options, size_t count, size_t context)
@@ -44,13 +45,13 @@ class Sequences {
       }
       sessions_.emplace_back(model, options).prefill(prompt);
     }
+    for (Session& session : sessions_) pointers_.push_back(&session);
   }
-  void step(size_t count) {
-    pointers_.clear();
-    for (size_t i = 0; i < count; ++i) pointers_.push_back(&sessions_[i]);
-    tokens_.assign(count, static_cast<int32_t>(++steps_ % 1000));
+  void step() {
+    tokens_.assign(sessions_.size(), static_cast<int32_t>(++steps_ % 1000));
     decoder_.step(pointers_, tokens_);
   }
+  size_t size() const { return sessions_.size(); }
 
  private:
   BatchedDecoder decoder_;
@@ -60,10 +61,10 @@ class Sequences {
   size_t steps_ = 0;
 };
 
-void decode(benchmark::State& state, Sequences& sequences, size_t count) {
-  for (auto _ : state) sequences.step(count);
-  state.counters["tokens/s"] =
-      benchmark::Counter(static_cast<double>(count), benchmark::Counter::kIsIterationInvariantRate);
+void decode(benchmark::State& state, Sequences& sequences) {
+  for (auto _ : state) sequences.step();
+  state.counters["tokens/s"] = benchmark::Counter(static_cast<double>(sequences.size()),
+                                                  benchmark::Counter::kIsIterationInvariantRate);
 }
 
 void run(const Settings& settings) {
@@ -72,16 +73,17 @@ void run(const Settings& settings) {
   const LanguageModel model =
       LanguageModel::load(settings.model, {.threads = static_cast<int>(settings.threads)});
   SessionOptions options;
-  // Every size's repetitions and warm-up steps go on in the same sequences.
-  options.context = settings.context + 4 * (kRepetitions + 1) * (kSteps + 1);
+  // Repetitions go on in the same sequences.
+  options.context = settings.context + (kRepetitions + 1) * (kSteps + 1);
   if (settings.budget > 0) {
     options.indexer = LightningIndexer::load("auto", model);
     options.budget = settings.budget;
   }
-  Sequences sequences(model, options, 8, settings.context);
+  std::list<Sequences> sequences;  // of each size its own, so that all see the same lengths
   for (const size_t count : {size_t{1}, size_t{2}, size_t{4}, size_t{8}}) {
+    Sequences& these = sequences.emplace_back(model, options, count, settings.context);
     benchmark::RegisterBenchmark(("decode/sequences:" + std::to_string(count)).c_str(),
-                                 [&, count](benchmark::State& state) { decode(state, sequences, count); })
+                                 [&these](benchmark::State& state) { decode(state, these); })
         ->UseRealTime()
         ->Unit(benchmark::kMillisecond)
         ->Iterations(kSteps)

@@ -78,7 +78,7 @@ TEST(Matmul, EveryQuantizedFormatMatchesItsTwinOnEveryFamily) {
       SCOPED_TRACE(std::string(kernels->name()) + ", " + describe(format));
       for (const size_t rows : {1, 16, 31, 48}) {
         for (const size_t columns : {128, 256, 384}) {
-          for (const size_t tokens : {1, 2, 3, 4, 5, 6, 13}) {
+          for (const size_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 13}) {
             const MemoryMatrix w = MemoryMatrix::quantized(format, rows, columns, rows * 1000 + columns);
             const std::vector<float> x = Random(tokens).values(tokens * columns, -3.0f, 3.0f);
             const auto expected = kernels->name() == "reference" ? exact_product(w, x, tokens)

@@ -15,14 +15,16 @@
 // within each group of 32 columns, then
 //   out += activation_scale * scale * dot + activation_scale * sum(activations) * bias
 // in fp32. A zero point in place of a bias costs no float work: the integer sum starts at
-// -zero_point * sum(activations). Decode (up to 4 tokens) unpacks codes in registers as they stream from
+// -zero_point * sum(activations). Decode (up to kDecodeTokens: one sequence, or
+// several side by side) unpacks codes in registers as they stream from
 // memory; prefill unpacks a panel once into bytes in L2 and runs all tokens over it. Both do the same
 // operations in the same order for each output, so a token's result does not depend on how many came with it.
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
 using VU8 = hn::Vec<hn::ScalableTag<uint8_t>>;
-inline constexpr size_t kDecodeTokens = 4;  // above this, unpacking to bytes first is cheaper
+// Tokens above which unpacking to bytes first is cheaper: what the registers hold of sums and results.
+inline constexpr size_t kDecodeTokens = HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86 ? 8 : 4;
 
 // One step of one panel: 64 bytes in 1, 2 or 4 vectors.
 struct StepCodes {
@@ -278,7 +280,7 @@ HWY_INLINE void decode_step(Sums (&sums)[kTokens], const uint8_t* codes, const A
   for (size_t t = 0; t < kTokens; ++t) sums[t].step(step, activation_step(x, t, group, kStep));
 }
 
-// Decode: kTokens tokens (1 .. 4) times one panel, codes unpacked in registers.
+// Decode: kTokens tokens (1 .. kDecodeTokens) times one panel, codes unpacked in registers.
 template <class Kind, size_t kTokens>
 inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t panel,
                          const ActivationView& x) {
@@ -472,28 +474,21 @@ inline void prefill_panels(const AffineOutput& out, const PackedAffine& w, size_
   if (t < x.tokens) prefill_tile<Kind, 1, kPanels>(out, unpacked, first_panel, zero_point, x, t);
 }
 
+// x.tokens is at most kTokens.
+template <class Kind, size_t kTokens>
+inline void decode_panels(const AffineOutput& out, const PackedAffine& w, size_t first_panel,
+                          size_t last_panel, const ActivationView& x) {
+  if constexpr (kTokens > 1) {
+    if (x.tokens < kTokens) return decode_panels<Kind, kTokens - 1>(out, w, first_panel, last_panel, x);
+  }
+  for (size_t p = first_panel; p < last_panel; ++p) decode_panel<Kind, kTokens>(out, w, p, x);
+}
+
 template <class Kind>
 inline void affine_panels(const AffineOutput& out, const PackedAffine& w, size_t first_panel,
                           size_t last_panel, const ActivationView& x, KernelScratch& scratch, int worker) {
-  if (x.tokens <= kDecodeTokens) {
-    for (size_t p = first_panel; p < last_panel; ++p) {
-      switch (x.tokens) {
-        case 1:
-          decode_panel<Kind, 1>(out, w, p, x);
-          break;
-        case 2:
-          decode_panel<Kind, 2>(out, w, p, x);
-          break;
-        case 3:
-          decode_panel<Kind, 3>(out, w, p, x);
-          break;
-        default:
-          decode_panel<Kind, 4>(out, w, p, x);
-          break;
-      }
-    }
-    return;
-  }
+  if (x.tokens <= kDecodeTokens)
+    return decode_panels<Kind, kDecodeTokens>(out, w, first_panel, last_panel, x);
   size_t p = first_panel;
   for (; p + kTilePanels <= last_panel; p += kTilePanels) {
     prefill_panels<Kind, kTilePanels>(out, w, p, x, scratch, worker);
