@@ -141,7 +141,7 @@ TEST(Matmul, ExtremeCodesAndActivationsDoNotSaturate) {
       KernelScratch scratch(threads);
       const auto packed = kernels->pack(w, {}, threads);
       for (const float sign : {1.0f, -1.0f}) {
-        for (const size_t tokens : {1, 8}) {
+        for (const size_t tokens : {1, 8, 13}) {
           const std::vector<float> x(tokens * 256, sign * 127.0f);
           std::vector<float> out(tokens * 16);
           const MatmulJob job{out.data(), 16, packed.get()};
