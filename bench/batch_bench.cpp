@@ -1,4 +1,4 @@
-// Batched decode: tokens a second of 1, 2, 4 and 8 sequences that share each pass.
+// Batched decode: tokens a second of 1 to 16 sequences that share each pass.
 //   batch_bench [--model=NAME] [--context=TOKENS] [--budget=POSITIONS] [--threads=N] [benchmark's own
 //   options]
 // `context` is what each sequence holds when decoding begins; a budget of 0 (the default) is dense attention.
@@ -80,7 +80,7 @@ void run(const Settings& settings) {
     options.budget = settings.budget;
   }
   std::list<Sequences> sequences;  // of each size its own, so that all see the same lengths
-  for (const size_t count : {size_t{1}, size_t{2}, size_t{4}, size_t{8}}) {
+  for (const size_t count : {size_t{1}, size_t{2}, size_t{4}, size_t{8}, size_t{16}}) {
     Sequences& these = sequences.emplace_back(model, options, count, settings.context);
     benchmark::RegisterBenchmark(("decode/sequences:" + std::to_string(count)).c_str(),
                                  [&these](benchmark::State& state) { decode(state, these); })

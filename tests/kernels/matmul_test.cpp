@@ -78,7 +78,7 @@ TEST(Matmul, EveryQuantizedFormatMatchesItsTwinOnEveryFamily) {
       SCOPED_TRACE(std::string(kernels->name()) + ", " + describe(format));
       for (const size_t rows : {1, 16, 31, 48}) {
         for (const size_t columns : {128, 256, 384}) {
-          for (const size_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 13}) {
+          for (const size_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 13, 19}) {
             const MemoryMatrix w = MemoryMatrix::quantized(format, rows, columns, rows * 1000 + columns);
             const std::vector<float> x = Random(tokens).values(tokens * columns, -3.0f, 3.0f);
             const auto expected = kernels->name() == "reference" ? exact_product(w, x, tokens)
@@ -141,7 +141,7 @@ TEST(Matmul, ExtremeCodesAndActivationsDoNotSaturate) {
       KernelScratch scratch(threads);
       const auto packed = kernels->pack(w, {}, threads);
       for (const float sign : {1.0f, -1.0f}) {
-        for (const size_t tokens : {1, 8, 13}) {
+        for (const size_t tokens : {1, 8, 19}) {
           const std::vector<float> x(tokens * 256, sign * 127.0f);
           std::vector<float> out(tokens * 16);
           const MatmulJob job{out.data(), 16, packed.get()};
@@ -159,10 +159,15 @@ TEST(Matmul, ATokensResultDoesNotDependOnItsCompanyOrOnThreads) {
     for (const AffineFormat& format : kFormats) {
       SCOPED_TRACE(std::string(kernels->name()) + ", " + describe(format));
       const MemoryMatrix w = MemoryMatrix::quantized(format, 80, 256, 5);
-      const std::vector<float> x = Random(1).values(14 * 256);
-      const std::vector<float> together = run(*kernels, w, x, 14, 1);
-      EXPECT_EQ(together, run(*kernels, w, x, 14, 3));
-      for (const size_t t : {0, 5, 13}) {
+      const std::vector<float> x = Random(1).values(20 * 256);
+      const std::vector<float> together = run(*kernels, w, x, 20, 1);
+      EXPECT_EQ(together, run(*kernels, w, x, 20, 3));
+      for (const size_t tokens : {3, 8, 15}) {
+        EXPECT_EQ(
+            run(*kernels, w, x, tokens, 2),
+            std::vector<float>(together.begin(), together.begin() + static_cast<ptrdiff_t>(tokens * 80)));
+      }
+      for (const size_t t : {0, 5, 19}) {
         const auto first = x.begin() + static_cast<ptrdiff_t>(t * 256);
         const std::vector<float> alone = run(*kernels, w, {first, first + 256}, 1, 2);
         EXPECT_EQ(alone, std::vector<float>(together.begin() + static_cast<ptrdiff_t>(t * 80),

@@ -23,8 +23,10 @@ HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
 using VU8 = hn::Vec<hn::ScalableTag<uint8_t>>;
-// Tokens above which unpacking to bytes first is cheaper: what the registers hold of sums and results.
-inline constexpr size_t kDecodeTokens = HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86 ? 8 : 4;
+// Tokens whose sums and results the registers hold while codes are unpacked there.
+inline constexpr size_t kBlockTokens = HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86 ? 8 : 4;
+// Above this, unpacking to bytes first is cheaper than unpacking once a block.
+inline constexpr size_t kDecodeTokens = 2 * kBlockTokens;
 
 // One step of one panel: 64 bytes in 1, 2 or 4 vectors.
 struct StepCodes {
@@ -275,15 +277,16 @@ HWY_INLINE void store_panels(const AffineOutput& to, size_t token, size_t first_
 
 template <class Kind, int kStep, size_t kTokens, class Sums>
 HWY_INLINE void decode_step(Sums (&sums)[kTokens], const uint8_t* codes, const ActivationView& x,
-                            size_t group) {
+                            size_t first_token, size_t group) {
   const StepCodes step = unpack_step<Kind::kBits, kStep>(codes);
-  for (size_t t = 0; t < kTokens; ++t) sums[t].step(step, activation_step(x, t, group, kStep));
+  for (size_t t = 0; t < kTokens; ++t) sums[t].step(step, activation_step(x, first_token + t, group, kStep));
 }
 
-// Decode: kTokens tokens (1 .. kDecodeTokens) times one panel, codes unpacked in registers.
+// Decode: kTokens tokens (1 .. kBlockTokens) from first_token on times one panel, codes unpacked in
+// registers.
 template <class Kind, size_t kTokens>
 inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t panel,
-                         const ActivationView& x) {
+                         const ActivationView& x, size_t first_token) {
   VF acc[kTokens][1][kVectorsPerPanel];
   for (size_t t = 0; t < kTokens; ++t) {
     for (size_t i = 0; i < kVectorsPerPanel; ++i) acc[t][0][i] = hn::Zero(F32());
@@ -297,17 +300,17 @@ inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t 
     DotSum<Kind::kBits> sums[Kind::kRuns][kTokens];
     for (int run = 0; run < Kind::kRuns; ++run) {
       for (size_t t = 0; t < kTokens; ++t) {
-        sums[run][t].start(first_sum<Kind>(x, t, g, run, zero_point));
+        sums[run][t].start(first_sum<Kind>(x, first_token + t, g, run, zero_point));
       }
     }
-    decode_step<Kind, 0>(sums[0], codes, x, g);
-    decode_step<Kind, 1>(sums[0], codes, x, g);
-    decode_step<Kind, 2>(sums[0], codes, x, g);
-    decode_step<Kind, 3>(sums[0], codes, x, g);
-    decode_step<Kind, 4>(sums[Kind::kRuns - 1], codes, x, g);
-    decode_step<Kind, 5>(sums[Kind::kRuns - 1], codes, x, g);
-    decode_step<Kind, 6>(sums[Kind::kRuns - 1], codes, x, g);
-    decode_step<Kind, 7>(sums[Kind::kRuns - 1], codes, x, g);
+    decode_step<Kind, 0>(sums[0], codes, x, first_token, g);
+    decode_step<Kind, 1>(sums[0], codes, x, first_token, g);
+    decode_step<Kind, 2>(sums[0], codes, x, first_token, g);
+    decode_step<Kind, 3>(sums[0], codes, x, first_token, g);
+    decode_step<Kind, 4>(sums[Kind::kRuns - 1], codes, x, first_token, g);
+    decode_step<Kind, 5>(sums[Kind::kRuns - 1], codes, x, first_token, g);
+    decode_step<Kind, 6>(sums[Kind::kRuns - 1], codes, x, first_token, g);
+    decode_step<Kind, 7>(sums[Kind::kRuns - 1], codes, x, first_token, g);
     for (int run = 0; run < Kind::kRuns; ++run) {
       const size_t first_column = g * kGroup + static_cast<size_t>(run) * (kGroup / Kind::kRuns);
       const size_t at = first_column / scale_columns * kPanelRows;
@@ -317,11 +320,11 @@ inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t 
         if constexpr (!Kind::kHasZeroPoint) p.bias[i] = load_half(biases + at + i * kLanes);
       }
       for (size_t t = 0; t < kTokens; ++t) {
-        accumulate_run<Kind>(acc[t][0], sums[run][t].finish(), p, token_group<Kind>(x, t, g));
+        accumulate_run<Kind>(acc[t][0], sums[run][t].finish(), p, token_group<Kind>(x, first_token + t, g));
       }
     }
   }
-  for (size_t t = 0; t < kTokens; ++t) store_panels<1>(out, t, panel, acc[t]);
+  for (size_t t = 0; t < kTokens; ++t) store_panels<1>(out, first_token + t, panel, acc[t]);
 }
 
 // kPanels neighbouring panels unpacked for prefill, one record a group, so that a tile walks one pointer:
@@ -474,21 +477,29 @@ inline void prefill_panels(const AffineOutput& out, const PackedAffine& w, size_
   if (t < x.tokens) prefill_tile<Kind, 1, kPanels>(out, unpacked, first_panel, zero_point, x, t);
 }
 
-// x.tokens is at most kTokens.
+// The panel times tokens [first_token, x.tokens), at most kTokens of them.
 template <class Kind, size_t kTokens>
-inline void decode_panels(const AffineOutput& out, const PackedAffine& w, size_t first_panel,
-                          size_t last_panel, const ActivationView& x) {
+inline void decode_rest(const AffineOutput& out, const PackedAffine& w, size_t panel, const ActivationView& x,
+                        size_t first_token) {
   if constexpr (kTokens > 1) {
-    if (x.tokens < kTokens) return decode_panels<Kind, kTokens - 1>(out, w, first_panel, last_panel, x);
+    if (x.tokens - first_token < kTokens) {
+      return decode_rest<Kind, kTokens - 1>(out, w, panel, x, first_token);
+    }
   }
-  for (size_t p = first_panel; p < last_panel; ++p) decode_panel<Kind, kTokens>(out, w, p, x);
+  decode_panel<Kind, kTokens>(out, w, panel, x, first_token);
 }
 
 template <class Kind>
 inline void affine_panels(const AffineOutput& out, const PackedAffine& w, size_t first_panel,
                           size_t last_panel, const ActivationView& x, KernelScratch& scratch, int worker) {
-  if (x.tokens <= kDecodeTokens)
-    return decode_panels<Kind, kDecodeTokens>(out, w, first_panel, last_panel, x);
+  if (x.tokens <= kDecodeTokens) {
+    for (size_t panel = first_panel; panel < last_panel; ++panel) {
+      for (size_t first_token = 0; first_token < x.tokens; first_token += kBlockTokens) {
+        decode_rest<Kind, kBlockTokens>(out, w, panel, x, first_token);
+      }
+    }
+    return;
+  }
   size_t p = first_panel;
   for (; p + kTilePanels <= last_panel; p += kTilePanels) {
     prefill_panels<Kind, kTilePanels>(out, w, p, x, scratch, worker);
