@@ -16,7 +16,7 @@
 // Every failure is a keysieve::Error (error.h): one line that says what was found, what was expected and the
 // way out. Nothing here prints, aborts or exits. An object may be moved between threads but is not to be used
 // from two at once, except that any number of sessions may share one LanguageModel or one LightningIndexer if
-// only one of them runs at a time.
+// only one of them runs at a time; a BatchedDecoder decodes several of them together.
 
 #include "keysieve/batch.h"
 #include "keysieve/error.h"
