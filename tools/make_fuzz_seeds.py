@@ -149,8 +149,20 @@ def config_seeds():
         "quantization": {"group_size": 64, "bits": 4}, "eos_token_id": [1, 2]}).encode()
 
 
+def session_seeds():
+    yield "header.session", json.dumps({
+        "model": "0123456789abcdef", "indexer": "", "cache": "full", "kv_type": "f16", "index_type": "", "layers": 2,
+        "kv_heads": 2, "head_dim": 4, "index_heads": 0, "index_dim": 0, "sets": 1, "budgets": [], "positions": 5}).encode()
+    # As session_fuzz.cpp reads them: types, tokens, then two layers of rows and index keys.
+    layer = bytes(5 * 32) + 2 * (bytes(range(64)) + bytes(5 * 4))
+    yield "full.session", b"\0\5" + 2 * layer
+    positions = struct.pack("<5i", 0, 3, 1, 2, 4)
+    yield "fixed.session", b"\0\5" + 2 * (2 * positions + layer)
+
+
 SEEDS = {"gguf": gguf_seeds, "safetensors": safetensors_seeds, "jinja": jinja_seeds, "chat_template": jinja_seeds,
-         "tokenizer_json": tokenizer_seeds, "tokenizer": tokenizer_seeds, "npy": npy_seeds, "config": config_seeds}
+         "tokenizer_json": tokenizer_seeds, "tokenizer": tokenizer_seeds, "npy": npy_seeds, "config": config_seeds,
+         "session": session_seeds}
 
 
 def main():

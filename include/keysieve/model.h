@@ -13,8 +13,9 @@
 namespace keysieve {
 
 // How keys and values are kept. automatic: f16 beside quantised weights; f32 beside others, where rounding
-// keys and values would be the only rounding there is.
-enum class KvPrecision : uint8_t { automatic, f16, f32 };
+// keys and values would be the only rounding there is. i8: 8-bit codes with one f32 scale for each key and
+// value of a head, about half of f16's bytes.
+enum class KvPrecision : uint8_t { automatic, f16, f32, i8 };
 
 struct LoadOptions {
   int threads = 0;               // 0: one per core this process may run on

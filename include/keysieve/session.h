@@ -28,6 +28,12 @@ enum class SelectionMode : uint8_t {
   per_group,     // one set per KV head
 };
 
+// When a fixed cache is cut to its budget while a prompt is read.
+enum class PruneRule : uint8_t {
+  after_prompt,      // once, after the prompt: its memory grows with the prompt until then
+  after_each_chunk,  // after each chunk of at most 512 tokens: its memory never exceeds budget + chunk rows
+};
+
 struct SessionOptions {
   std::optional<LightningIndexer> indexer;  // nullopt: dense attention
   size_t budget = 0;  // positions each query may read, sinks and recent included; 0: the indexer's own
@@ -39,7 +45,11 @@ struct SessionOptions {
   // tiered: a folder for the cold store, on a disk with room for every key and value of the context. Its file
   // has no name and ends with the session or the process. Empty: the store is in RAM.
   std::filesystem::path cold_store;
-  size_t context = 0;  // positions to reserve; 0: the model's
+  // fixed: how many of the last queries of a prompt (or chunk) vote on what stays. 0: 32, as in SnapKV (arXiv
+  // 2404.14469); for seed indexers 1, their published rule.
+  size_t voters = 0;
+  PruneRule prune = PruneRule::after_prompt;  // fixed
+  size_t context = 0;                         // positions to reserve; 0: the model's
 };
 
 // Filters work in this order: repetition penalty, top-k, top-p, min-p, temperature, draw (llama.cpp's order).
@@ -152,6 +162,17 @@ class Session {
   bool write_logits(std::span<const int32_t> tokens, const std::filesystem::path& npy,
                     const std::filesystem::path& selection = {}, const std::atomic<bool>* cancel = nullptr,
                     const std::function<void(size_t done, size_t total)>& on_rows = {});
+
+  // The sequence in a file: tokens, keys, values, index keys, last logits. The file appears whole or not at
+  // all. Throws Error{file}, a full disk included.
+  void save(const std::filesystem::path& file) const;
+  // Takes a saved sequence in place of this one; what follows is as if nothing had happened in between.
+  // Throws Error{mismatch} for another model or indexer, other precision of keys, a fixed cache of other
+  // budgets or none, or more tokens than the context has; a full and a tiered cache load each other's.
+  // Error{file}, Error{format} for damaged files, Error{unsupported} for other versions. After an exception
+  // the sequence is empty.
+  void load(const std::filesystem::path& file);
+  std::span<const int32_t> tokens() const;  // of the sequence, one for each position
 
   void clear();                   // forgets the sequence and its statistics; the memory is given back
   size_t length() const;          // tokens in the sequence

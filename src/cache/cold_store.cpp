@@ -35,6 +35,9 @@ class MemoryColdStore final : public ColdStore {
     std::memcpy(key, rows, row_bytes());
     std::memcpy(value, rows + row_bytes(), row_bytes());
   }
+  void read_records(size_t layer, size_t first, std::span<std::byte> records) const override {
+    std::memcpy(records.data(), layers_[layer].data() + first * record_bytes(), records.size());
+  }
   void clear() override {
     for (ReservedMemory& layer : layers_) layer.discard();
   }
@@ -78,14 +81,18 @@ class FileColdStore final : public ColdStore {
 
   void read(size_t layer, size_t position, size_t kv_head, std::byte* key, std::byte* value) const override {
     const iovec parts[2] = {{key, row_bytes()}, {value, row_bytes()}};
-    const uint64_t from = place(layer, position) + 2 * kv_head * row_bytes();
-    ssize_t got;
-    do {
-      got = ::preadv(file_, parts, 2, static_cast<off_t>(from));
-    } while (got < 0 && errno == EINTR);
-    if (got == static_cast<ssize_t>(2 * row_bytes())) return;
-    fail(got < 0 ? "cannot be read: " + reason(errno)
-                 : fmt::format("has lost rows: {} of {} bytes at {}", got, 2 * row_bytes(), from));
+    read_at(place(layer, position) + 2 * kv_head * row_bytes(), parts);
+  }
+
+  void read_records(size_t layer, size_t first, std::span<std::byte> records) const override {
+    const size_t count = records.size() / record_bytes();
+    for (size_t done = 0; done < count;) {
+      const size_t position = first + done;
+      const size_t part = std::min(count - done, kRun - position % kRun);
+      const iovec whole[1] = {{records.data() + done * record_bytes(), part * record_bytes()}};
+      read_at(place(layer, position), whole);
+      done += part;
+    }
   }
 
   void clear() override {
@@ -125,6 +132,18 @@ class FileColdStore final : public ColdStore {
     }
     runs_[layer].push_back(size_);
     size_ += bytes;
+  }
+
+  void read_at(uint64_t at, std::span<const iovec> parts) const {
+    size_t wanted = 0;
+    for (const iovec& part : parts) wanted += part.iov_len;
+    ssize_t got;
+    do {
+      got = ::preadv(file_, parts.data(), static_cast<int>(parts.size()), static_cast<off_t>(at));
+    } while (got < 0 && errno == EINTR);
+    if (got == static_cast<ssize_t>(wanted)) return;
+    fail(got < 0 ? "cannot be read: " + reason(errno)
+                 : fmt::format("has lost rows: {} of {} bytes at {}", got, wanted, at));
   }
 
   void write_at(uint64_t at, std::span<const std::byte> bytes) {

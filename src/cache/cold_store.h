@@ -23,6 +23,9 @@ class ColdStore {
   // once. Throws Error{file} where they are gone.
   virtual void read(size_t layer, size_t position, size_t kv_head, std::byte* key,
                     std::byte* value) const = 0;
+  // The records of positions first .. first + records.size() / record_bytes() - 1, which were written. Throws
+  // as read().
+  virtual void read_records(size_t layer, size_t first, std::span<std::byte> records) const = 0;
   virtual void clear() = 0;  // forgets everything and gives the space back
 
   size_t row_bytes() const { return row_bytes_; }  // one key or one value
@@ -30,7 +33,7 @@ class ColdStore {
 
  protected:
   explicit ColdStore(const CacheShape& shape)
-      : row_bytes_(shape.head_dim * bytes_per_value(shape.kv_type)),
+      : row_bytes_(kv_row_bytes(shape.kv_type, shape.head_dim)),
         record_bytes_(2 * shape.kv_heads * row_bytes_) {}
 
  private:

@@ -60,10 +60,17 @@ size_t FixedCache::budget(size_t layer) const {
   return layer < options_.budgets.size() ? options_.budgets[layer] : options_.budget;
 }
 
+// Slots a layer has room for while a prompt comes in.
+size_t FixedCache::prefill_capacity(size_t layer) const {
+  if (options_.chunk == 0 || budget(layer) == 0) return shape_.capacity;
+  const size_t beside = std::min(options_.chunk + kSpare, shape_.capacity);
+  return std::min(budget(layer), shape_.capacity - beside) + beside;
+}
+
 void FixedCache::clear() {
-  for (Layer& layer : layers_) {
-    layer = Layer{};
-    reshape(layer, shape_.capacity);
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    layers_[layer] = Layer{};
+    reshape(layers_[layer], prefill_capacity(layer));
   }
 }
 
@@ -80,7 +87,9 @@ void FixedCache::append(size_t layer_index, const KvRows& rows) {
   const size_t needed = layer.size + rows.tokens;
   if (rows.tokens > 1 && !layer.ordered) order_slots(layer);
   // A new turn after the cut needs room for its rows until they have been weighed in turn.
-  if (needed > layer.store.capacity()) reshape(layer, std::max(needed + kSpare, shape_.capacity));
+  if (needed > layer.store.capacity()) {
+    reshape(layer, std::max(needed + kSpare, prefill_capacity(layer_index)));
+  }
   layer.store.write(*kernels_, layer.size, rows);
   for (size_t set = 0; set < options_.sets; ++set) {
     std::copy_n(rows.positions, rows.tokens,
@@ -158,17 +167,21 @@ void FixedCache::keep_best(size_t layer_index, std::span<const float> scores) {
                 fmt::format("{} sets of {}", options_.sets, layer.size));
   }
   const size_t kept = budget(layer_index);
+  const bool one = layer.size == kept + 1;
   for (size_t set = 0; set < options_.sets; ++set) {
     const float* set_scores = scores.data() + set * layer.size;
-    if (layer.size == kept + 1) {
+    if (one) {
       drop_one(layer, set, set_scores);
     } else {
       keep_many(layer, set, set_scores, kept);
     }
   }
-  if (layer.size == kept + 1) layer.ordered = false;
+  if (one) layer.ordered = false;
   layer.size = kept;
-  if (layer.store.capacity() != kept + kSpare) reshape(layer, kept + kSpare);
+  // More chunks may follow one that was cut.
+  if ((one || !cuts_each_chunk()) && layer.store.capacity() != kept + kSpare) {
+    reshape(layer, kept + kSpare);
+  }
 }
 
 // A decode step: the last slot's row takes the place of the one that goes.
@@ -197,6 +210,43 @@ void FixedCache::keep_many(Layer& layer, size_t set, const float* scores, size_t
                    });
   std::sort(slots.begin(), slots.begin() + static_cast<ptrdiff_t>(kept));
   for (size_t to = 0; to < kept; ++to) move_slot(layer, set, slots[to], to);
+}
+
+// Of each layer the positions [sets, size], then the rows by slot.
+void FixedCache::save(StateWriter& out) const {
+  for (const Layer& layer : layers_) {
+    for (size_t set = 0; set < options_.sets; ++set) {
+      const int32_t* positions = layer.positions.data() + set * layer.store.capacity();
+      out.write(std::as_bytes(std::span(positions, layer.size)));
+    }
+    layer.store.save(out, layer.size);
+  }
+}
+
+void FixedCache::load(StateReader& in, size_t tokens) {
+  for (size_t index = 0; index < layers_.size(); ++index) {
+    Layer& layer = layers_[index];
+    const size_t kept = budget(index);
+    const bool cut = kept != 0 && tokens >= kept;
+    layer = Layer{};
+    reshape(layer, cut ? kept + kSpare : prefill_capacity(index));
+    layer.size = cut ? kept : tokens;
+    layer.newest = static_cast<int32_t>(tokens) - 1;
+    std::vector<int32_t> sorted(layer.size);
+    for (size_t set = 0; set < options_.sets; ++set) {
+      const std::span positions(layer.positions.data() + set * layer.store.capacity(), layer.size);
+      in.read(std::as_writable_bytes(positions));
+      layer.ordered = layer.ordered && std::is_sorted(positions.begin(), positions.end());
+      std::copy(positions.begin(), positions.end(), sorted.begin());
+      std::sort(sorted.begin(), sorted.end());
+      const bool distinct = std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end();
+      if (!distinct || (!sorted.empty() && (sorted.front() < 0 || sorted.back() > layer.newest))) {
+        throw Error(ErrorKind::format, "session", fmt::format("bad positions in layer {}", index),
+                    fmt::format("different ones of {}", tokens));
+      }
+    }
+    layer.store.load(in, layer.size);
+  }
 }
 
 CacheBytes FixedCache::bytes() const {

@@ -40,6 +40,15 @@ CacheBytes FullCache::bytes() const {
   return bytes;
 }
 
+void FullCache::save(StateWriter& out) const {
+  for (size_t i = 0; i < shape_.layers; ++i) stores_[i].save(out, sizes_[i]);
+}
+
+void FullCache::load(StateReader& in, size_t tokens) {
+  for (size_t i = 0; i < shape_.layers; ++i) stores_[i].load(in, tokens);
+  std::fill(sizes_.begin(), sizes_.end(), tokens);
+}
+
 void FullCache::clear() {
   for (size_t i = 0; i < shape_.layers; ++i) stores_[i] = LayerStore(shape_, shape_.capacity);
   std::fill(sizes_.begin(), sizes_.end(), 0);

@@ -25,6 +25,9 @@ class FullCache final : public KvCache {
   const int32_t* slot_positions(size_t) const override { return nullptr; }
   size_t budget(size_t) const override { return 0; }
   void keep_best(size_t, std::span<const float>) override {}
+  std::string_view state_format() const override { return "full"; }
+  void save(StateWriter& out) const override;
+  void load(StateReader& in, size_t tokens) override;
   CacheBytes bytes() const override;
   void clear() override;
   bool truncate(size_t tokens) override;

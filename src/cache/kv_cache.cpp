@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "keysieve/error.h"
+
 namespace keysieve {
 
 std::vector<int32_t> KvCache::positions(size_t layer, size_t set) const {
@@ -14,6 +16,14 @@ std::vector<int32_t> KvCache::positions(size_t layer, size_t set) const {
     std::iota(positions.begin(), positions.end(), 0);
   }
   return positions;
+}
+
+void KvCache::save(StateWriter&) const {
+  throw Error(ErrorKind::unsupported, "cache", "of a kind that cannot be saved", "full, fixed or tiered");
+}
+
+void KvCache::load(StateReader&, size_t) {
+  throw Error(ErrorKind::unsupported, "cache", "of a kind that cannot be loaded", "full, fixed or tiered");
 }
 
 }  // namespace keysieve

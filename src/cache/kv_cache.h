@@ -3,8 +3,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
+#include "core/state_stream.h"
 #include "core/threads.h"
 #include "kernels/index_keys.h"
 #include "kernels/kv_view.h"
@@ -63,8 +65,9 @@ struct CacheBytes {
 
 // What each layer remembers of the tokens so far. One object serves one sequence. Rows live in slots; a layer
 // may keep different positions per KV head (`sets` of them). The order of calls:
-//   prefill, per chunk and layer:  append -> select -> attention; after the LAST chunk's attention, if
-//                                  over_budget(layer): keep_best(layer, scores by voters() queries)
+//   prefill, per chunk and layer:  append -> select -> attention; after the LAST chunk's attention
+//                                  (cuts_each_chunk(): after each), if over_budget(layer):
+//                                  keep_best(layer, scores by voters() queries)
 //   decode, per layer:             append -> if over_budget(layer): keep_best(layer, scores of this query)
 //                                  -> attention over what is left (the new row itself may be gone)
 class KvCache {
@@ -98,6 +101,8 @@ class KvCache {
 
   virtual size_t budget(size_t layer) const = 0;  // 0: no limit
   bool over_budget(size_t layer) const { return budget(layer) != 0 && size(layer) > budget(layer); }
+  // True: the cut comes after each chunk of a prompt, not only after the last.
+  virtual bool cuts_each_chunk() const { return false; }
   virtual size_t voters() const { return 1; }  // queries whose scores the cut after prefill should add up
   // Keeps the budget(layer) best of each set, those protected first; among equals the older goes. scores
   // [sets, size(layer)] by slot. Nothing happens to a layer within its budget.
@@ -105,6 +110,14 @@ class KvCache {
 
   // Goes back to the first `tokens` positions; false (and unchanged) where some of them have been dropped.
   virtual bool truncate(size_t) { return false; }
+
+  // For session files. Caches with equal shape and state_format(), and budgets where that is not "full", can
+  // load each other's state. Empty: this cache cannot be saved, and the two below throw Error{unsupported}.
+  virtual std::string_view state_format() const { return {}; }
+  virtual void save(StateWriter& out) const;
+  // Into an empty cache, of a sequence of `tokens` <= shape().capacity positions. Throws what the reader
+  // throws and Error{format} for what no cache can hold; the cache must then be cleared.
+  virtual void load(StateReader& in, size_t tokens);
 
   virtual CacheBytes bytes() const = 0;
   // Forgets everything and gives the memory back; the object can be used for the next sequence.

@@ -8,12 +8,15 @@
 namespace keysieve {
 namespace {
 
+// So many slots pass through one buffer on their way to or from a session file.
+constexpr size_t kRecordsAtOnce = 256;
+
 size_t product(size_t a, size_t b) { return detail::checked_product(a, b); }
 
 }  // namespace
 
 LayerStore::LayerStore(const CacheShape& shape, size_t capacity)
-    : shape_(shape), capacity_(capacity), row_bytes_(shape.head_dim * bytes_per_value(shape.kv_type)) {
+    : shape_(shape), capacity_(capacity), row_bytes_(kv_row_bytes(shape.kv_type, shape.head_dim)) {
   const size_t store_bytes = product(product(shape.kv_heads, capacity), row_bytes_);
   keys_ = ReservedMemory(store_bytes);
   values_ = ReservedMemory(store_bytes);
@@ -82,6 +85,46 @@ void LayerStore::copy_prefix(const LayerStore& other, size_t slots) {
     std::memcpy(index_data(head), from, index_key_bytes(shape_.index_type, shape_.index_dim, slots));
     std::memcpy(index_scales(head), from + other.index_scales_at_,
                 slots * index_scale_bytes(shape_.index_type));
+  }
+  written_ = std::max(written_, slots);
+}
+
+void LayerStore::save(StateWriter& out, size_t slots) const {
+  std::vector<std::byte> records(kRecordsAtOnce * record_bytes());
+  const KvView view = kv();
+  for (size_t first = 0; first < slots && !records.empty(); first += kRecordsAtOnce) {
+    const size_t count = std::min(kRecordsAtOnce, slots - first);
+    std::byte* to = records.data();
+    for (size_t slot = first; slot < first + count; ++slot) {
+      for (size_t head = 0; head < shape_.kv_heads; ++head, to += 2 * row_bytes_) {
+        std::memcpy(to, view.key_row(head, slot), row_bytes_);
+        std::memcpy(to + row_bytes_, view.value_row(head, slot), row_bytes_);
+      }
+    }
+    out.write({records.data(), count * record_bytes()});
+  }
+  for (const IndexKeyView& keys : index_views_) {
+    out.write({keys.data, index_key_bytes(keys.type, keys.dim, slots)});
+    out.write({keys.scales, slots * index_scale_bytes(keys.type)});
+  }
+}
+
+void LayerStore::load(StateReader& in, size_t slots) {
+  std::vector<std::byte> records(kRecordsAtOnce * record_bytes());
+  for (size_t first = 0; first < slots && !records.empty(); first += kRecordsAtOnce) {
+    const size_t count = std::min(kRecordsAtOnce, slots - first);
+    in.read({records.data(), count * record_bytes()});
+    const std::byte* from = records.data();
+    for (size_t slot = first; slot < first + count; ++slot) {
+      for (size_t head = 0; head < shape_.kv_heads; ++head, from += 2 * row_bytes_) {
+        std::memcpy(key_row(head, slot), from, row_bytes_);
+        std::memcpy(value_row(head, slot), from + row_bytes_, row_bytes_);
+      }
+    }
+  }
+  for (size_t head = 0; head < shape_.index_heads; ++head) {
+    in.read({index_data(head), index_key_bytes(shape_.index_type, shape_.index_dim, slots)});
+    in.read({index_scales(head), slots * index_scale_bytes(shape_.index_type)});
   }
   written_ = std::max(written_, slots);
 }

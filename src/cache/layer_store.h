@@ -35,11 +35,17 @@ class LayerStore {
   // Copies the first `slots` slots of `other`, which has the same shape.
   void copy_prefix(const LayerStore& other, size_t slots);
 
+  // The first `slots` slots: records [slots] of [kv_heads]{key row, value row}, then of each index head the
+  // blocks and the scales.
+  void save(StateWriter& out, size_t slots) const;
+  void load(StateReader& in, size_t slots);
+
   // Bytes of keys and values, and of index keys with scales, in the slots written so far.
   uint64_t kv_bytes() const;
   uint64_t index_bytes() const;
 
  private:
+  size_t record_bytes() const { return 2 * shape_.kv_heads * row_bytes_; }
   std::byte* index_data(size_t head);
   std::byte* index_scales(size_t head);
 

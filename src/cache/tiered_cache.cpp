@@ -11,6 +11,9 @@
 namespace keysieve {
 namespace {
 
+// So many positions pass through one buffer on their way to or from a session file.
+constexpr size_t kRecordsAtOnce = 256;
+
 size_t layer_budget(const TieredCacheOptions& options, size_t layer) {
   return layer < options.budgets.size() ? options.budgets[layer] : options.budget;
 }
@@ -273,6 +276,42 @@ bool TieredCache::truncate(size_t tokens) {
     }
   }
   return true;
+}
+
+void TieredCache::save(StateWriter& out) const {
+  std::vector<std::byte> records(kRecordsAtOnce * cold_->record_bytes());
+  for (size_t index = 0; index < shape_.layers; ++index) {
+    const Layer& layer = layers_[index];
+    if (layer.resident) layer.hot.save(out, layer.size);
+    for (size_t first = 0; first < layer.size && !layer.resident; first += kRecordsAtOnce) {
+      const size_t count = std::min(kRecordsAtOnce, layer.size - first);
+      const std::span part(records.data(), count * cold_->record_bytes());
+      cold_->read_records(index, first, part);
+      out.write(part);
+    }
+    layer.index.save(out, layer.size);
+  }
+}
+
+// Rows become hot when they are selected, or all at once where they fit (put_in_order).
+void TieredCache::load(StateReader& in, size_t tokens) {
+  std::vector<std::byte> records(kRecordsAtOnce * cold_->record_bytes());
+  for (size_t index = 0; index < shape_.layers; ++index) {
+    Layer& layer = layers_[index];
+    if (layer.resident) layer.hot.load(in, tokens);
+    for (size_t first = 0; first < tokens && !layer.resident; first += kRecordsAtOnce) {
+      const size_t count = std::min(kRecordsAtOnce, tokens - first);
+      const std::span part(records.data(), count * cold_->record_bytes());
+      in.read(part);
+      cold_->write(index, first, part);
+    }
+    layer.index.load(in, tokens);
+    layer.size = tokens;
+    if (layer.resident || tokens == 0) continue;
+    for (HotSet& set : layer.sets) set.slots.assign(tokens, kNone);
+    layer.in_order = false;
+    if (tokens <= layer.hot.capacity()) put_in_order(index);
+  }
 }
 
 CacheBytes TieredCache::bytes() const {

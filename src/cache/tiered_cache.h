@@ -44,6 +44,9 @@ class TieredCache final : public KvCache {
   size_t budget(size_t) const override { return 0; }
   void keep_best(size_t, std::span<const float>) override {}
   bool truncate(size_t tokens) override;
+  std::string_view state_format() const override { return "full"; }  // the same bytes
+  void save(StateWriter& out) const override;
+  void load(StateReader& in, size_t tokens) override;
   CacheBytes bytes() const override;
   void clear() override;
 

@@ -156,7 +156,7 @@ class DemoCommand final : public Command {
     if (!peaks_) peaks_ = measure_peaks(pair.model());
     const auto note = [&](const std::string& side, const GenerateResult& result) {
       for (const std::string& line : roofline_lines(result.statistics, *peaks_))
-        print_note(side + ": " + line);
+        print_note(fmt::format("{}: {}", side, line));
       document[side]["roofline"] = roofline_json(result.statistics, *peaks_);
     };
     note("dense", answer.dense);

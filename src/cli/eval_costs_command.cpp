@@ -18,7 +18,8 @@ One run each: close other programs first.)");
     text_.add_text(app);
     add_list(app, "--contexts", contexts_, "positions at the end: the prompt and the tokens decoded")
         ->default_str("2048");
-    add_list(app, "--modes", modes_, "dense, sparse, oracle, recent, random")->default_str("dense,sparse");
+    add_list(app, "--modes", modes_, "dense, sparse, oracle, recent, random, snap-kv, h2o, streaming")
+        ->default_str("dense,sparse");
     add_count(app, "--decode", decode_, "tokens to decode at the end")->default_str("32");
     arguments_.add(app);
   }

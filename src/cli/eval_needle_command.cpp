@@ -25,7 +25,7 @@ class EvalNeedleCommand final : public Command {
     add_count(app, "--trials", trials_, "for each context and mode")->default_str("20");
     app.add_option("--haystack", haystacks_, "plain texts, used in turn; without it, the demo's document")
         ->type_name("FILE");
-    add_list(app, "--modes", modes_, "dense, sparse, oracle, recent, random")
+    add_list(app, "--modes", modes_, "dense, sparse, oracle, recent, random, snap-kv, h2o, streaming")
         ->default_str("dense,sparse,oracle,recent");
     app.add_option("--protocol", protocol_,
                    "in-prompt: the question is read with the text; after: once the text has been read and a "

@@ -21,7 +21,8 @@ class EvalPplCommand final : public Command {
   void add_options(CLI::App& app) override {
     app.footer(kExamples);
     text_.add(app);
-    add_list(app, "--baselines", baselines_, "oracle, recent, random: run these as well");
+    add_list(app, "--baselines", baselines_,
+             "oracle, recent, random, snap-kv, h2o, streaming: run these as well");
     app.add_flag("--whole", whole_, "count every prediction of a window, not its last quarter's alone");
     arguments_.add(app);
   }
@@ -101,7 +102,7 @@ class EvalAgreementCommand final : public Command {
   keysieve eval agreement --text book.txt --mode recent --json
 Over the last quarter of each window: how often the greedy token is dense attention's, and KL(dense || sparse).)");
     text_.add(app);
-    app.add_option("--mode", mode_, "sparse, oracle, recent or random")
+    app.add_option("--mode", mode_, "sparse, oracle, recent, random, snap-kv, h2o or streaming")
         ->type_name("MODE")
         ->capture_default_str();
     arguments_.add(app);

@@ -15,6 +15,8 @@ constexpr const char* kExamples = R"(Examples:
   keysieve generate --prompt "Why is the sky blue?"
   keysieve generate --model qwen2.5-coder-0.5b --prompt-file task.txt --stats
   keysieve generate --indexer auto --budget 512 --prompt-file long.txt --json
+  keysieve generate --prompt-file book.txt --max-tokens 0 --save-session book.session
+  keysieve generate --load-session book.session --prompt "Who is the narrator?"
   echo "Once upon a time" | keysieve generate --raw --max-tokens 50 -
 Ctrl-C prints what there is and ends with status 130; the JSON then says "interrupted".)";
 
@@ -31,6 +33,11 @@ class GenerateCommand final : public Command {
                       ->type_name("-");
     given_ = {prompt, file, input};
     app.add_flag("--raw", raw_, "no chat template: continue the text as it is");
+    app.add_option("--load-session", load_session_, "a saved session that the prompt continues")
+        ->type_name("FILE");
+    app.add_option("--save-session", save_session_,
+                   "save the session, the answer included; with --max-tokens 0 the prompt alone")
+        ->type_name("FILE");
     sampling_.add(app);
     chat_.add(app);
     model_.add(app);
@@ -41,10 +48,13 @@ class GenerateCommand final : public Command {
   int run() override {
     const std::string prompt = read_prompt();
     const LanguageModel model = model_.load();
-    const std::vector<int32_t> ids =
-        raw_ ? model.text().encode_prompt(prompt)
-             : model.text().encode_chat(chat_.messages(prompt), chat_.chat_options());
+    std::vector<int32_t> ids = raw_ ? model.text().encode_prompt(prompt)
+                                    : model.text().encode_chat(chat_.messages(prompt), chat_.chat_options());
     Session session(model, sparse_.session_options(model));
+    if (!load_session_.empty()) {
+      session.load(load_session_);
+      ids.insert(ids.begin(), session.tokens().begin(), session.tokens().end());
+    }
     GenerateOptions options = sampling_.generate_options();
     const InterruptGuard interrupt;
     options.cancel = InterruptGuard::flag();
@@ -56,6 +66,13 @@ class GenerateCommand final : public Command {
       return true;
     };
     const GenerateResult result = session.generate(ids, options, show);
+    if (!save_session_.empty() && !InterruptGuard::requested()) {
+      // The last token of an answer has been drawn but not read.
+      const bool unread = !result.token_ids.empty() && session.length() < session.capacity() &&
+                          session.length() < ids.size() + result.token_ids.size();
+      if (unread) session.prefill(std::span(result.token_ids).last(1));
+      session.save(save_session_);
+    }
     std::optional<MachinePeaks> peaks;
     if (output_.stats) peaks = measure_peaks(model);
     if (output_.json) {
@@ -92,6 +109,8 @@ class GenerateCommand final : public Command {
   std::string prompt_;
   std::string prompt_file_;
   std::string input_;
+  std::string load_session_;
+  std::string save_session_;
   bool raw_ = false;
   ModelArguments model_;
   SparseArguments sparse_;

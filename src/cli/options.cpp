@@ -92,8 +92,11 @@ void ModelArguments::add(CLI::App& app) {
       ->capture_default_str()
       ->take_last();
   add_count(app, "--context", context, "positions a sequence may have; without it, the model's own limit");
-  app.add_option("--kv", kv, "how keys and values are kept: auto (f16 beside quantised weights), f16 or f32")
-      ->check(kOneOf({"auto", "f16", "f32"}))
+  app.add_option(
+         "--kv", kv,
+         "how keys and values are kept: auto (f16 beside quantised weights), f32, f16 or i8 (half the "
+         "bytes of f16)")
+      ->check(kOneOf({"auto", "f16", "f32", "i8"}))
       ->type_name("TYPE")
       ->capture_default_str()
       ->take_last();
@@ -109,6 +112,7 @@ LanguageModel ModelArguments::load() const {
   options.dequantize = dequantize;
   if (kv == "f16") options.kv = KvPrecision::f16;
   if (kv == "f32") options.kv = KvPrecision::f32;
+  if (kv == "i8") options.kv = KvPrecision::i8;
   return LanguageModel::load(model, options);
 }
 
@@ -153,6 +157,28 @@ void SparseArguments::add(CLI::App& app, Aliases aliases, Selection takes) {
       ->type_name("C")
       ->capture_default_str()
       ->take_last();
+  const auto parse_vote = [this](const CLI::results_t& given) {
+    const std::optional<size_t> count = given.front() == "last" ? 1 : parse_count(given.front());
+    if (!count || *count == 0) {
+      throw CLI::ValidationError("--vote", fmt::format("'{}', expected last or a number", given.front()));
+    }
+    voters = *count;
+    return true;
+  };
+  app.add_option(
+         "--vote", parse_vote,
+         "how many of the prompt's last queries choose what --cache fixed keeps of it: last (1) or N; "
+         "without it 32, for seed indexers 1")
+      ->type_name("last|N")
+      ->take_last();
+  app.add_option(
+         "--prune", prune,
+         "when --cache fixed is cut: prompt (once, after it) or chunk (after each 512 tokens of it, so "
+         "that a long prompt is read in constant memory)")
+      ->check(kOneOf({"prompt", "chunk"}))
+      ->type_name("WHEN")
+      ->capture_default_str()
+      ->take_last();
   app.add_option("--cold-store", cold_store,
                  "where --cache tiered keeps what is not hot: ram (the default) or a folder for a file that "
                  "ends with the program")
@@ -171,6 +197,10 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
   if (!cold_store.empty() && cache != "tiered") {
     throw Error(ErrorKind::usage, "--cold-store", "given with --cache " + cache, "tiered",
                 "add --cache tiered, or leave it out");
+  }
+  if ((voters > 0 || prune != "prompt") && cache != "fixed") {
+    throw Error(ErrorKind::usage, voters > 0 ? "--vote" : "--prune", "given with --cache " + cache, "fixed",
+                "add --cache fixed, or leave it out");
   }
   if (!wants_indexer()) {
     if (budget > 0) {
@@ -192,6 +222,8 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
   if (cache == "fixed") options.cache = CacheKind::fixed;
   if (cache == "tiered") options.cache = CacheKind::tiered;
   if (cold_store != "ram") options.cold_store = cold_store;
+  options.voters = voters;
+  if (prune == "chunk") options.prune = PruneRule::after_each_chunk;
   return options;
 }
 

@@ -29,7 +29,8 @@ struct ModelArguments {
   LanguageModel load() const;
 };
 
-// --indexer, --run-config, --budget, --sinks, --recent, --selection, --cache, --cold-store, --dense
+// --indexer, --run-config, --budget, --sinks, --recent, --selection, --cache, --vote, --prune,
+// --cold-store, --dense
 struct SparseArguments {
   std::string indexer;  // empty: `auto` where a budget is given, else none
   std::string run_config;
@@ -40,6 +41,8 @@ struct SparseArguments {
   std::string selection_file;  // where --selection may also name a file
   std::string cache = "full";
   std::string cold_store;  // empty or "ram": in memory; else a folder
+  size_t voters = 0;       // 0: not given
+  std::string prune = "prompt";
   bool dense = false;
 
   enum class Aliases { no, of_model_card };  // --indexer-path and --top-k as well

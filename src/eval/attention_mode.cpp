@@ -1,43 +1,30 @@
 #include "eval/attention_mode.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "cache/fixed_cache.h"
-#include "cache/tiered_cache.h"
 #include "generate/handles.h"
+#include "generate/session_cache.h"
+#include "indexer/heavy_hitters.h"
 #include "indexer/indexer.h"
 #include "indexer/selectors.h"
+#include "indexer/snap_kv.h"
 #include "keysieve/error.h"
 
 namespace keysieve {
 namespace {
 
-constexpr std::array<std::string_view, 5> kNames{"dense", "sparse", "oracle", "recent", "random"};
+constexpr std::array<std::string_view, 8> kNames{"dense",  "sparse",  "oracle", "recent",
+                                                 "random", "snap-kv", "h2o",    "streaming"};
 
-SelectionPolicy policy_of(const SessionOptions& options) {
-  SelectionPolicy policy;
-  if (options.indexer) {
-    policy = SelectionPolicy::from(options.indexer->impl()->indexer->config());
-  } else {
-    // What native indexers use; see IndexerConfig::native_for.
-    policy.budget = 0;
-    policy.sinks = 4;
-    policy.recent = 64;
-    policy.scope = SelectionScope::per_group;
-  }
-  if (options.budget > 0) {
-    policy.budget = options.budget;
-    for (size_t& budget : policy.budgets) budget = budget == 0 ? 0 : options.budget;
-  }
-  if (options.sinks) policy.sinks = *options.sinks;
-  if (options.recent) policy.recent = *options.recent;
-  if (options.selection == SelectionMode::shared) policy.scope = SelectionScope::shared;
-  if (options.selection == SelectionMode::per_group) policy.scope = SelectionScope::per_group;
-  return policy;
+// Whether the mode is a rule for what a fixed cache keeps.
+bool is_cache_rule(AttentionMode mode) {
+  return mode == AttentionMode::snap_kv || mode == AttentionMode::heavy_hitters ||
+         mode == AttentionMode::streaming;
 }
 
 }  // namespace
@@ -49,11 +36,11 @@ AttentionMode parse_attention_mode(std::string_view name) {
     if (kNames[i] == name) return static_cast<AttentionMode>(i);
   }
   throw Error(ErrorKind::usage, "mode", '"' + std::string(name) + '"',
-              "dense, sparse, oracle, recent or random");
+              "dense, sparse, oracle, recent, random, snap-kv, h2o or streaming");
 }
 
 EvalSetting::EvalSetting(const LanguageModel& model, SessionOptions sparse)
-    : model_(model), sparse_(std::move(sparse)), policy_(policy_of(sparse_)) {
+    : model_(model), sparse_(std::move(sparse)), policy_(selection_policy(sparse_)) {
   if (policy_.budget != 0) policy_.validate();
 }
 
@@ -81,6 +68,12 @@ std::shared_ptr<KeySelector> EvalSetting::selector(AttentionMode mode) const {
       return std::make_shared<RecentSelector>(policy_, kv_heads);
     case AttentionMode::random:
       return std::make_shared<RandomSelector>(policy_, kv_heads, 1);
+    case AttentionMode::snap_kv:
+      return std::make_shared<SnapKvSelector>(make_oracle_selector(*model(), policy_));
+    case AttentionMode::heavy_hitters:
+      return std::make_shared<HeavyHitterSelector>(make_oracle_selector(*model(), policy_));
+    case AttentionMode::streaming:
+      return std::make_shared<RecentSelector>(policy_, kv_heads);
   }
   return nullptr;
 }
@@ -99,32 +92,26 @@ SequenceState EvalSetting::sequence(AttentionMode mode, size_t context) const {
   options.context = context;
   options.kv_type = model_.impl()->kv_type;
   options.selector = selector(mode);
-  if (sparse_.cache == CacheKind::tiered && options.selector) {
-    TieredCacheOptions tiered;
-    tiered.budget = policy_.budget;
-    tiered.budgets = policy_.budgets;
-    tiered.sets = options.selector->groups();
-    tiered.chunk = options.max_chunk = std::clamp<size_t>(policy_.budget, 64, options.max_chunk);
-    options.make_cache = [tiered, folder = sparse_.cold_store](const CacheShape& shape,
-                                                               std::shared_ptr<const Kernels> kernels) {
-      return make_tiered_cache(shape, std::move(kernels), tiered, folder);
-    };
+  const bool seed_rule =
+      mode == AttentionMode::sparse && sparse_.indexer->impl()->indexer->config().shape == IndexerShape::seed;
+  SelectionPolicy policy = policy_;
+  SessionOptions session = sparse_;
+  if (is_cache_rule(mode)) {
+    session.cache = CacheKind::fixed;
+    session.prune = PruneRule::after_prompt;
   }
-  if (sparse_.cache == CacheKind::fixed && options.selector) {
-    FixedCacheOptions fixed;
-    fixed.budget = policy_.budget;
-    fixed.budgets = policy_.budgets;
-    fixed.sinks = policy_.sinks;
-    fixed.recent = policy_.recent;
-    fixed.sets = options.selector->groups();
-    fixed.voters = 32;  // as Session's for native indexers
-    if (mode == AttentionMode::sparse &&
-        sparse_.indexer->impl()->indexer->config().shape == IndexerShape::seed)
-      fixed.voters = 1;
-    options.make_cache = [fixed](const CacheShape& shape, std::shared_ptr<const Kernels> kernels) {
-      return std::make_unique<FixedCache>(shape, fixed, std::move(kernels));
-    };
+  // Scores that are positions are not added up.
+  if (mode == AttentionMode::recent || mode == AttentionMode::streaming) session.voters = 1;
+  if (mode == AttentionMode::snap_kv) {
+    session.voters = SnapKvSelector::kWindow;
+    policy.sinks = 0;
+    policy.recent = std::min(SnapKvSelector::kWindow, policy.budget / 2);
   }
+  if (mode == AttentionMode::heavy_hitters) {
+    policy.sinks = 0;
+    policy.recent = policy.budget / 2;
+  }
+  if (options.selector) choose_cache(options, session, policy, seed_rule);
   return SequenceState(model(), options);
 }
 

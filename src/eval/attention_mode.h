@@ -17,8 +17,13 @@ enum class AttentionMode : uint8_t {
   dense,
   sparse,  // the indexer's choice
   oracle,  // the positions with most of the true attention probability, summed over the heads of the set
-  recent,  // sinks and the most recent positions (StreamingLLM, arXiv 2309.17453)
+  recent,  // sinks and the most recent positions (as StreamingLLM, arXiv 2309.17453)
   random,  // sinks, recent and random others
+  // Published rules for what a cache of the budget keeps, the prompt being read densely. They use a fixed
+  // cache whatever the options say.
+  snap_kv,        // indexer/snap_kv.h
+  heavy_hitters,  // H2O, indexer/heavy_hitters.h
+  streaming,      // `recent` as a fixed cache: StreamingLLM's, with positions left as they were
 };
 std::string_view to_string(AttentionMode mode);
 AttentionMode parse_attention_mode(std::string_view name);  // throws Error{usage}

@@ -20,15 +20,29 @@ bool is_set(const std::atomic<bool>* flag) { return flag && flag->load(std::memo
 // The first token of the last quarter.
 size_t last_quarter(std::span<const int32_t> window) { return window.size() - window.size() / 4; }
 
-// Feeds everything before the row that predicts token `first`, the first that counts.
+// Feeds everything before the row that predicts token `first`, the first that counts. A cache with a budget
+// is cut there, as it is after a prompt.
 bool feed_context(SequenceState& state, std::span<const int32_t> window, size_t first,
                   const std::atomic<bool>* cancel) {
   ForwardOptions options;
   options.logits = Logits::none;
-  options.more_to_come = true;
+  options.more_to_come = state.cache().keeps_everything();
   state.clear();
   const std::span<const int32_t> before = window.first(first - 1);
   return prefill(state, before, options, [&](size_t) { return !is_set(cancel); }) == before.size();
+}
+
+// Feeds the tokens that count; a cache with a budget gets them one by one, as in decode: within a chunk their
+// queries would still see each other's rows and all that the cut has yet to drop.
+bool feed_counted(SequenceState& state, std::span<const int32_t> tokens, const ForwardOptions& options,
+                  const std::atomic<bool>* cancel) {
+  const auto going = [&](size_t) { return !is_set(cancel); };
+  if (state.cache().keeps_everything()) return prefill(state, tokens, options, going) == tokens.size();
+  for (const int32_t& token : tokens) {
+    forward(state, std::span(&token, 1), options);
+    if (is_set(cancel)) return false;
+  }
+  return true;
 }
 
 // NLL of the window's tokens from `first` on; empty: cancelled.
@@ -47,8 +61,7 @@ std::vector<double> losses_from(SequenceState& state, std::span<const int32_t> w
   };
   const size_t begin = first - 1;
   const std::span<const int32_t> counted = window.subspan(begin, window.size() - 1 - begin);
-  const size_t done = prefill(state, counted, options, [&](size_t) { return !is_set(cancel); });
-  return done == counted.size() ? losses : std::vector<double>{};
+  return feed_counted(state, counted, options, cancel) ? losses : std::vector<double>{};
 }
 
 double percent(double mean_difference) { return 100 * (std::exp(mean_difference) - 1); }
@@ -152,9 +165,9 @@ std::optional<AgreementResult> run_agreement(
       const auto part = window.subspan(at, std::min(kRowsSideBySide, window.size() - 1 - at));
       dense_rows.clear();
       weighed = 0;
-      prefill(dense, part, keep);
-      prefill(other, part, weigh);
-      if (is_set(cancel)) return std::nullopt;
+      if (!feed_counted(dense, part, keep, cancel) || !feed_counted(other, part, weigh, cancel)) {
+        return std::nullopt;
+      }
     }
     if (on_progress) on_progress(w + 1, windows.size());
   }

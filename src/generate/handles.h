@@ -43,6 +43,7 @@ struct LanguageModel::Impl {
 struct LightningIndexer::Impl {
   std::shared_ptr<const Indexer> indexer;
   std::string fingerprint;  // of the model it is bound to
+  std::string identity;     // of its weights and of what else its keys depend on, for session files
   IndexerInfo info;
 };
 

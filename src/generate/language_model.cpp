@@ -46,7 +46,7 @@ ModelInfo describe(const Model& model, const ModelLocation& location, KvType kv_
   info.context = config.context;
   info.file_bytes = size_on_disk(location);
   info.weights_bytes = model.weights_bytes();
-  info.kv_bytes_per_token = config.layers * 2 * config.kv_width() * bytes_per_value(kv_type);
+  info.kv_bytes_per_token = config.layers * 2 * config.kv_heads * kv_row_bytes(kv_type, config.head_dim);
   info.kernels = model.kernels().name();
   info.threads = model.threads().count();
   return info;
@@ -89,6 +89,7 @@ LanguageModel LanguageModel::load(std::string_view model, const LoadOptions& opt
   KvType kv_type = loaded->default_kv_type();
   if (options.kv == KvPrecision::f16) kv_type = KvType::f16;
   if (options.kv == KvPrecision::f32) kv_type = KvType::f32;
+  if (options.kv == KvPrecision::i8) kv_type = KvType::i8;
   ModelInfo info = describe(*loaded, location, kv_type);
   info.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return LanguageModel(std::make_shared<const Impl>(

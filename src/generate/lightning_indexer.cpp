@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/checksum.h"
+#include "core/memory.h"
 #include "generate/handles.h"
 #include "indexer/indexer_config.h"
 #include "indexer/indexer_weights.h"
@@ -54,6 +56,20 @@ uint64_t count_parameters(const IndexerConfig& config) {
   return config.layers * ((rows + config.heads) * config.hidden + extras);
 }
 
+// The hash of the weights and of the settings that index keys follow from; what is chosen at run time does
+// not belong to it.
+std::string identity_of(const fs::path& weights, const IndexerConfig& config) {
+  Json settings = to_json(config);
+  for (const char* key : {"top_k", "budgets", "sinks", "recent", "selection", "query_block"}) {
+    settings.erase(key);
+  }
+  Checksum sum;
+  sum.add(MappedFile(weights).bytes());
+  const std::string text = settings.dump();
+  sum.add(std::as_bytes(std::span(text)));
+  return fmt::format("{:016x}", sum.value());
+}
+
 IndexerInfo describe(const Indexer& indexer, const fs::path& path) {
   const IndexerConfig& config = indexer.config();
   IndexerInfo info;
@@ -93,8 +109,9 @@ LightningIndexer LightningIndexer::load(std::string_view indexer, const Language
   const IndexerFile file(location.weights, config, base.shape());
   auto loaded = std::make_shared<const Indexer>(file, base.shape(), base.shared_kernels(), base.threads());
   IndexerInfo info = describe(*loaded, location.weights);
-  return LightningIndexer(
-      std::make_shared<const Impl>(Impl{std::move(loaded), base.fingerprint_text(), std::move(info)}));
+  std::string identity = identity_of(location.weights, loaded->config());
+  return LightningIndexer(std::make_shared<const Impl>(
+      Impl{std::move(loaded), base.fingerprint_text(), std::move(identity), std::move(info)}));
 }
 
 const IndexerInfo& LightningIndexer::info() const { return impl_->info; }

@@ -60,6 +60,37 @@ bool Session::prefill(std::span<const int32_t> tokens, const std::atomic<bool>* 
 
 std::span<const float> Session::last_logits() const { return impl_->state.last_logits(); }
 void Session::clear() { impl_->clear(); }
+std::span<const int32_t> Session::tokens() const { return impl_->tokens; }
+
+void Session::save(const std::filesystem::path& file) const {
+  SessionFileWriter out(file, impl_->header());
+  out.write(std::as_bytes(std::span(impl_->tokens)));
+  impl_->state.save(out);
+  out.commit();
+}
+
+void Session::load(const std::filesystem::path& file) {
+  clear();
+  SessionFileReader in(file);
+  SessionHeader expected = impl_->header();
+  require_equal(in.header(), expected, in.subject());
+  const size_t positions = in.header().positions;
+  if (positions > capacity()) {
+    throw Error(ErrorKind::mismatch, in.subject(), fmt::format("a session of {} tokens", positions),
+                fmt::format("at most {}, the context", capacity()), "load the model with a larger --context");
+  }
+  std::vector<int32_t> tokens(positions);
+  in.read(std::as_writable_bytes(std::span(tokens)));
+  if (positions > 0) impl_->check_tokens(tokens);
+  impl_->state.load(in, positions);
+  try {
+    in.finish();
+  } catch (...) {
+    clear();
+    throw;
+  }
+  impl_->tokens = std::move(tokens);
+}
 size_t Session::length() const { return impl_->state.position(); }
 size_t Session::capacity() const { return impl_->state.context(); }
 size_t Session::budget() const { return impl_->budget; }

@@ -6,28 +6,13 @@
 #include <chrono>
 #include <utility>
 
-#include "cache/fixed_cache.h"
-#include "cache/tiered_cache.h"
 #include "core/memory.h"
+#include "generate/session_cache.h"
 #include "indexer/selectors.h"
 #include "keysieve/error.h"
 
 namespace keysieve {
 namespace {
-
-SelectionPolicy policy_of(const SessionOptions& options) {
-  SelectionPolicy policy = SelectionPolicy::from(options.indexer->impl()->indexer->config());
-  if (options.budget > 0) {
-    policy.budget = options.budget;
-    // A budget asked for holds for every layer, but those the indexer leaves dense (0) stay dense.
-    for (size_t& budget : policy.budgets) budget = budget == 0 ? 0 : options.budget;
-  }
-  if (options.sinks) policy.sinks = *options.sinks;
-  if (options.recent) policy.recent = *options.recent;
-  if (options.selection == SelectionMode::shared) policy.scope = SelectionScope::shared;
-  if (options.selection == SelectionMode::per_group) policy.scope = SelectionScope::per_group;
-  return policy;
-}
 
 SequenceOptions sequence_options(const LanguageModel::Impl& model, const SessionOptions& options) {
   SequenceOptions sequence;
@@ -45,34 +30,9 @@ SequenceOptions sequence_options(const LanguageModel::Impl& model, const Session
     throw Error(ErrorKind::mismatch, indexer.info.path, "an indexer loaded for another model",
                 "one loaded for this model");
   }
-  const SelectionPolicy policy = policy_of(options);
+  const SelectionPolicy policy = selection_policy(options);
   sequence.selector = std::make_shared<LearnedSelector>(indexer.indexer, policy);
-  if (options.cache == CacheKind::tiered) {
-    TieredCacheOptions tiered;
-    tiered.budget = policy.budget;
-    tiered.budgets = policy.budgets;
-    tiered.sets = sequence.selector->groups();
-    // A chunk's rows are hot beside the budget's: no more of them than that, but enough for fast prefill.
-    tiered.chunk = sequence.max_chunk = std::clamp<size_t>(policy.budget, 64, sequence.max_chunk);
-    sequence.make_cache = [tiered, folder = options.cold_store](const CacheShape& shape,
-                                                                std::shared_ptr<const Kernels> kernels) {
-      return make_tiered_cache(shape, std::move(kernels), tiered, folder);
-    };
-  }
-  if (options.cache == CacheKind::fixed) {
-    FixedCacheOptions fixed;
-    fixed.budget = policy.budget;
-    fixed.budgets = policy.budgets;
-    fixed.sinks = policy.sinks;
-    fixed.recent = policy.recent;
-    fixed.sets = sequence.selector->groups();
-    // The seed's rule lets the last query alone decide what stays; a vote of 32 is steadier, and the native
-    // shape is bound to no rule.
-    fixed.voters = indexer.indexer->config().shape == IndexerShape::seed ? 1 : 32;
-    sequence.make_cache = [fixed](const CacheShape& shape, std::shared_ptr<const Kernels> kernels) {
-      return std::make_unique<FixedCache>(shape, fixed, std::move(kernels));
-    };
-  }
+  choose_cache(sequence, options, policy, indexer.indexer->config().shape == IndexerShape::seed);
   return sequence;
 }
 
@@ -119,7 +79,8 @@ PhaseStatistics& operator+=(PhaseStatistics& sum, const PhaseStatistics& part) {
 
 Session::Impl::Impl(const LanguageModel& for_model, const SessionOptions& options)
     : model(for_model.impl()),
-      budget(options.indexer ? policy_of(options).budget : 0),
+      budget(options.indexer ? selection_policy(options).budget : 0),
+      indexer(options.indexer ? options.indexer->impl()->identity : ""),
       state(model->model, sequence_options(*model, options)) {
   if (state.selector()) groups = state.selector()->groups();
 }
@@ -127,6 +88,14 @@ Session::Impl::Impl(const LanguageModel& for_model, const SessionOptions& option
 const TextCodec& Session::Impl::text() const {
   if (!model->text) std::rethrow_exception(model->text_error);
   return *model->text;
+}
+
+SessionHeader Session::Impl::header() const {
+  SessionHeader header = describe_cache(state.cache());
+  header.model = model->model->fingerprint_text();
+  header.indexer = indexer;
+  header.positions = tokens.size();
+  return header;
 }
 
 void Session::Impl::clear() {
@@ -147,7 +116,9 @@ void Session::Impl::check_tokens(std::span<const int32_t> ids) const {
 }
 
 size_t Session::Impl::reuse(std::span<const int32_t> prompt) {
-  const size_t limit = std::min(tokens.size(), prompt.size() - 1);
+  // The prompt's end must be seen again for its logits, unless it is where the sequence stands.
+  const bool stands = prompt.size() == tokens.size() && !state.last_logits().empty();
+  const size_t limit = std::min(tokens.size(), stands ? prompt.size() : prompt.size() - 1);
   size_t common = 0;
   while (common < limit && tokens[common] == prompt[common]) ++common;
   if (common < tokens.size() && !state.truncate(common)) {

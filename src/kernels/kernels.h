@@ -138,7 +138,8 @@ class Kernels {
   // out[i] += x[i]
   virtual void add(float* out, const float* x, size_t count) const = 0;
 
-  // Writes one row of keys or values into a store of `type`: out [count] of that type, x [count].
+  // Writes one row of keys or values into a store of `type`: out [kv_row_bytes(type, count)], x [count]. i8
+  // rounds to nearest even with scale max|x| / 127; a row with a value that is not finite becomes zeros.
   virtual void store_kv(std::byte* out, KvType type, const float* x, size_t count) const = 0;
 
   // Softmax attention over all visible slots or over each query's selection (keys not selected are not read).

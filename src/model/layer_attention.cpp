@@ -69,7 +69,7 @@ void attend(Chunk& chunk, const KvView& kv, size_t first, size_t count, size_t f
   WorkCounters& work = chunk.state.work;
   work.queries += count * config.kv_heads;
   work.positions_read += rows;
-  const uint64_t row_bytes = 2 * config.head_dim * bytes_per_value(kv.type);
+  const uint64_t row_bytes = 2 * kv_row_bytes(kv.type, config.head_dim);
   work.kv_bytes_read += rows * row_bytes;
   work.memory_bytes_read += std::min<uint64_t>(rows, (first_visible + count) * config.kv_heads) * row_bytes;
   work.multiply_adds += rows * (config.heads / config.kv_heads) * 2 * config.head_dim;
@@ -190,7 +190,7 @@ void layer_attention(Chunk& chunk, size_t layer) {
     return attend_after_drop(chunk, query);
   }
   attend_selected(chunk, query);
-  if (limited && cache.over_budget(layer) && !chunk.options.more_to_come) {
+  if (limited && cache.over_budget(layer) && (cache.cuts_each_chunk() || !chunk.options.more_to_come)) {
     cache.keep_best(layer, score_slots(chunk, query, cache.voters()));
   }
 }

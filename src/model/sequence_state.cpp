@@ -102,6 +102,27 @@ void SequenceState::clear() {
   impl_->work = {};
 }
 
+void SequenceState::save(StateWriter& out) const {
+  const std::span<const float> logits = last_logits();
+  out.value<uint8_t>(logits.empty() ? 0 : 1);
+  out.write(std::as_bytes(logits));
+  impl_->cache->save(out);
+}
+
+void SequenceState::load(StateReader& in, size_t positions) {
+  clear();
+  try {
+    const bool has_logits = in.value<uint8_t>() != 0;
+    if (has_logits) in.read(std::as_writable_bytes(impl_->buffers.last_logits.span()));
+    impl_->cache->load(in, positions);
+    impl_->position = positions;
+    impl_->has_logits = has_logits;
+  } catch (...) {
+    clear();
+    throw;
+  }
+}
+
 bool SequenceState::truncate(size_t positions) {
   if (positions == impl_->position) return true;
   if (positions > impl_->position || !impl_->cache->truncate(positions)) return false;

@@ -66,6 +66,13 @@ class SequenceState {
   // them.
   bool truncate(size_t positions);
 
+  // For session files: whether there are logits, these [vocabulary], the cache's state. Throws what the
+  // writer throws, Error{unsupported} where the cache cannot be saved.
+  void save(StateWriter& out) const;
+  // In place of this sequence: `positions` <= context() tokens. Throws what the reader and the cache throw
+  // (see KvCache::load); the sequence is then empty.
+  void load(StateReader& in, size_t positions);
+
   const WorkCounters& work() const;
   CacheBytes memory() const { return cache().bytes(); }
 

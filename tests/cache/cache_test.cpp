@@ -267,6 +267,41 @@ TEST(FixedCache, GivesThePrefillStoreBackAtTheCut) {
   EXPECT_EQ(cache.positions(0, 0), range(19968, 20000));
 }
 
+TEST(FixedCache, ALongPromptNeedsTheBudgetAndAChunk) {
+  constexpr size_t kChunk = 20;
+  CacheShape shape = shape_of();
+  shape.capacity = 100000;
+  const FixedCacheOptions options{
+      .budget = 32, .budgets = {}, .sinks = 2, .recent = 4, .sets = 2, .chunk = kChunk};
+  FixedCache cache(shape, options, make_kernels("reference"));
+  EXPECT_TRUE(cache.cuts_each_chunk());
+  std::vector<int32_t> expected;
+  std::mt19937 random(3);
+  uint64_t most = 0;
+  for (int32_t next = 0; next < 4000; next += kChunk) {
+    append(cache, 0, range(next, next + static_cast<int32_t>(kChunk)));
+    for (int32_t p = next; p < next + static_cast<int32_t>(kChunk); ++p) expected.push_back(p);
+    EXPECT_EQ(cache.kv(0).capacity, 32 + kChunk + 1);
+    most = std::max(most, cache.bytes().total());
+    if (!cache.over_budget(0)) continue;
+    std::vector<std::pair<int32_t, float>> entries;
+    std::vector<float> scores;
+    for (const int32_t position : expected) {
+      scores.push_back(static_cast<float>(random() % 100));
+      entries.emplace_back(position, scores.back());
+    }
+    scores.insert(scores.end(), scores.begin(), scores.end());  // both sets
+    cache.keep_best(0, scores);
+    expected = keep_brute_force(entries, 32, 2, 4, next + static_cast<int32_t>(kChunk) - 1);
+    for (size_t set = 0; set < 2; ++set) ASSERT_EQ(cache.positions(0, set), expected);
+    ASSERT_NO_FATAL_FAILURE(expect_rows_in_place(cache, 0));
+  }
+  EXPECT_EQ(cache.bytes().total(), most);
+  append(cache, 0, {4000});
+  cache.keep_best(0, std::vector<float>(2 * 33, 0.0f));
+  EXPECT_EQ(cache.kv(0).capacity, 33u);
+}
+
 TEST(FixedCache, BudgetsByLayer) {
   FixedCache cache(shape_of(KvType::f16, IndexKeyType::i8, 1, 3), {.budget = 8, .budgets = {0, 5}, .sets = 1},
                    make_kernels("reference"));

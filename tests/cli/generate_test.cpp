@@ -60,6 +60,50 @@ TEST_F(Generate, AKilledProgramLeavesNoColdStore) {
   EXPECT_TRUE(std::filesystem::is_empty(folder_ / "cold"));
 }
 
+TEST_F(Generate, ASavedSessionGoesOnAsIfItHadNotBeenLeft) {
+  std::string text;
+  for (int i = 0; text.size() < 200; ++i) text += "line " + std::to_string(i * i) + "; ";
+  text.resize(200);
+  for (const std::string& cache : {std::string("full"), std::string("fixed"), std::string("tiered")}) {
+    const std::string file = path(cache + ".session");
+    const auto with = [&](std::vector<std::string> more) {
+      more.insert(more.end(), {"--raw", "--indexer", indexer_, "--budget", "64", "--cache", cache, "--kv",
+                               "i8", "--max-tokens", "12", "--ignore-eos", "--json"});
+      return run(on_tiny("generate", more));
+    };
+    const auto ids = [](const Outcome& outcome) { return json_of(outcome)["token_ids"]; };
+    json_of(run(
+        on_tiny("generate", {"--prompt", text, "--raw", "--indexer", indexer_, "--budget", "64", "--cache",
+                             cache, "--kv", "i8", "--max-tokens", "0", "--save-session", file, "--json"})));
+    const Json first = json_of(with({"--load-session", file, "--prompt", "yz"}));
+    EXPECT_EQ(first["reused_tokens"], 200) << cache;
+    EXPECT_EQ(ids(with({"--load-session", file, "--prompt", "yz"})), first["token_ids"]) << cache;
+    // Read in one go, a fixed cache is cut two tokens later, and sees more.
+    if (cache != "fixed") {
+      EXPECT_EQ(ids(with({"--prompt", text + "yz"})), first["token_ids"]) << cache;
+    }
+    const Outcome other =
+        run(on_tiny("generate", {"--load-session", file, "--prompt", "yz", "--dense", "--kv", "i8"}));
+    EXPECT_EQ(other.status, 1);
+    EXPECT_THAT(other.err, HasSubstr("a session with indexer"));
+  }
+}
+
+TEST_F(Generate, WhatAFixedCacheKeepsIsUpToItsOptions) {
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), {"--prompt", std::string(400, 'x') + "yz", "--raw", "--indexer", indexer_,
+                             "--budget", "64", "--max-tokens", "8", "--ignore-eos", "--json"});
+    return run(on_tiny("generate", more));
+  };
+  const Json once = json_of(with({"--cache", "fixed", "--vote", "last"}));
+  const Json chunked = json_of(with({"--cache", "fixed", "--vote", "16", "--prune", "chunk"}));
+  EXPECT_EQ(once["memory"]["kv_hot_bytes"], chunked["memory"]["kv_hot_bytes"]);
+  for (const std::vector<std::string>& bad :
+       {std::vector<std::string>{"--vote", "4"}, {"--prune", "chunk"}, {"--cache", "fixed", "--vote", "0"}}) {
+    EXPECT_EQ(with(bad).status, 2);
+  }
+}
+
 TEST_F(Generate, TheChatTemplateAddsItsTokens) {
   const Json raw = json_of(run(on_tiny("generate", {"--prompt", "Hello", "--raw", "-n", "1", "--json"})));
   EXPECT_EQ(raw["prompt_tokens"], 5);

@@ -12,6 +12,7 @@
 #include <set>
 #include <thread>
 
+#include "core/checksum.h"
 #include "core/dtype.h"
 #include "core/file_io.h"
 #include "core/half.h"
@@ -212,6 +213,22 @@ TEST(Threads, SleepWhenIdle) {
   const double before = used();
   std::this_thread::sleep_for(std::chrono::milliseconds(200));
   EXPECT_LT(used() - before, 0.02);
+}
+
+TEST(Checksum, IsXxh64InAnyPieces) {
+  const auto of = [](const std::string& text, size_t piece) {
+    Checksum sum;
+    for (size_t at = 0; at < text.size(); at += piece) {
+      sum.add(std::as_bytes(std::span(text).subspan(at, std::min(piece, text.size() - at))));
+    }
+    return sum.value();
+  };
+  EXPECT_EQ(of("", 1), 0xef46db3751d8e999u);
+  EXPECT_EQ(of("a", 1), 0xd24ec4f1a98c6e5bu);
+  EXPECT_EQ(of("abc", 2), 0x44bc2cf5ad770999u);
+  std::string text(1000, '\0');
+  for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>(i * 7 + 3);
+  for (const size_t piece : {1, 5, 31, 32, 33, 999, 1000}) EXPECT_EQ(of(text, piece), 0x5f235fa033f1a3fbu);
 }
 
 TEST(Threads, EveryIndexOnceAndErrorsComeBack) {

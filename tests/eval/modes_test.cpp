@@ -88,7 +88,7 @@ TEST_F(Modes, TheOracleReadsTheMostProbablePositions) {
 }
 
 TEST_F(Modes, NamesGoBothWays) {
-  for (const char* name : {"dense", "sparse", "oracle", "recent", "random"})
+  for (const char* name : {"dense", "sparse", "oracle", "recent", "random", "snap-kv", "h2o", "streaming"})
     EXPECT_EQ(to_string(parse_attention_mode(name)), name);
   expect_error(ErrorKind::usage, {"mode", "\"best\"", "oracle"}, [] { parse_attention_mode("best"); });
 }
@@ -104,6 +104,26 @@ TEST_F(Modes, BaselinesNeedOnlyABudget) {
   EXPECT_EQ(setting.policy().recent, 64u);
   options.budget = 60;
   expect_error(ErrorKind::usage, {"budget", "60"}, [&] { EvalSetting(model_, options); });
+}
+
+TEST_F(Modes, CacheRulesKeepTheBudget) {
+  for (const AttentionMode mode :
+       {AttentionMode::snap_kv, AttentionMode::heavy_hitters, AttentionMode::streaming}) {
+    const EvalSetting setting(model_, sparse(48));
+    SequenceState state = setting.sequence(mode, 320);
+    prefill(state, bytes(prose(200)));
+    for (int step = 0; step < 3; ++step) {
+      for (size_t layer = 0; layer < state.cache().shape().layers; ++layer) {
+        for (size_t set = 0; set < state.cache().sets(); ++set) {
+          const std::vector<int32_t> kept = state.cache().positions(layer, set);
+          EXPECT_EQ(kept.size(), 48u);
+          EXPECT_EQ(kept.back(), static_cast<int32_t>(state.position()) - 1);
+          if (mode == AttentionMode::streaming && step == 0) EXPECT_EQ(kept[2], 154);  // after 2 sinks
+        }
+      }
+      forward(state, std::vector<int32_t>{65});
+    }
+  }
 }
 
 class Perplexity : public EvalTest {
@@ -164,6 +184,16 @@ TEST_F(Perplexity, NothingIsLostWithinTheBudget) {
   for (const PerplexityRow& row : result->rows) {
     EXPECT_EQ(row.perplexity, result->perplexity_dense);
     EXPECT_EQ(row.delta_ci95_percent, (std::array<double, 2>{0, 0}));
+  }
+  // Rules for a cache get the tokens one by one, whose sums have other last bits.
+  const std::vector<AttentionMode> rules{AttentionMode::snap_kv, AttentionMode::heavy_hitters,
+                                         AttentionMode::streaming};
+  for (const PerplexityRow& row : run_perplexity(setting, windows(), {.modes = rules})->rows) {
+    EXPECT_NEAR(row.delta_percent, 0, 1e-3) << to_string(row.mode);
+  }
+  const EvalSetting tight(model_, sparse(48));
+  for (const PerplexityRow& row : run_perplexity(tight, windows(), {.modes = rules})->rows) {
+    EXPECT_GT(std::abs(row.delta_percent), 1e-2) << to_string(row.mode);
   }
   const auto agreement = run_agreement(setting, AttentionMode::sparse, windows(), nullptr, {});
   ASSERT_TRUE(agreement);

@@ -15,11 +15,14 @@ struct Problem {
     const size_t values_count = c.kv_heads * capacity * c.head_dim;
     const std::vector<float> k = random.values(values_count, -2.0f, 2.0f);
     const std::vector<float> v = random.values(values_count);
-    keys.resize(values_count * bytes_per_value(c.type));
+    const size_t row = kv_row_bytes(c.type, c.head_dim);
+    keys.resize(c.kv_heads * capacity * row);
     values.resize(keys.size());
     const auto reference = make_kernels("reference");
-    reference->store_kv(keys.data(), c.type, k.data(), values_count);
-    reference->store_kv(values.data(), c.type, v.data(), values_count);
+    for (size_t i = 0; i < c.kv_heads * capacity; ++i) {
+      reference->store_kv(keys.data() + i * row, c.type, k.data() + i * c.head_dim, c.head_dim);
+      reference->store_kv(values.data() + i * row, c.type, v.data() + i * c.head_dim, c.head_dim);
+    }
     q = random.values(c.queries * c.heads * c.head_dim, -2.0f, 2.0f);
   }
   KvView view() const {
@@ -60,6 +63,8 @@ const Case kCases[] = {
     {4, 1, 128, 5, 64, KvType::f16},  {6, 3, 16, 17, 31, KvType::f32},  {6, 2, 32, 70, 1, KvType::f32},
     {4, 4, 80, 7, 90, KvType::f16},   {4, 2, 20, 7, 90, KvType::f32},   {4, 2, 20, 1, 90, KvType::f16},
     {5, 1, 64, 130, 7, KvType::f16},  {8, 1, 128, 3, 300, KvType::f32}, {12, 2, 96, 65, 63, KvType::f16},
+    {9, 3, 64, 1, 700, KvType::i8},   {14, 2, 64, 40, 100, KvType::i8}, {4, 1, 128, 2, 513, KvType::i8},
+    {6, 2, 32, 3, 300, KvType::i8},   {4, 2, 20, 7, 90, KvType::i8},    {4, 2, 18, 1, 90, KvType::i8},
 };
 
 TEST(Attention, DenseMatchesTheReferenceOnEveryFamily) {

@@ -33,6 +33,12 @@ TEST(Elementwise, EveryLengthMatchesTheReference) {
       reference->store_kv(half_expected.data(), KvType::f16, a.data(), count * 3);
       kernels->store_kv(half_got.data(), KvType::f16, a.data(), count * 3);
       EXPECT_EQ(half_got, half_expected) << kernels->name() << " fp16 rounding " << count;
+
+      std::vector<std::byte> codes_expected(kv_row_bytes(KvType::i8, count * 3)),
+          codes_got(codes_expected.size(), std::byte{1});
+      reference->store_kv(codes_expected.data(), KvType::i8, a.data(), count * 3);
+      kernels->store_kv(codes_got.data(), KvType::i8, a.data(), count * 3);
+      EXPECT_EQ(codes_got, codes_expected) << kernels->name() << " int8 rounding " << count;
     }
   }
 }

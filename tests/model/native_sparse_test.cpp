@@ -191,6 +191,51 @@ TEST_P(NativeSparse, AFixedCacheKeepsASetPerHeadAndConstantBytes) {
   }
 }
 
+TEST_P(NativeSparse, AFixedCacheMayBeCutAfterEachChunk) {
+  constexpr size_t kChunk = 6;
+  SequenceOptions options{.max_chunk = kChunk, .selector = selector(kBudget)};
+  options.make_cache = [this](const CacheShape& shape, std::shared_ptr<const Kernels> kernels) {
+    FixedCacheOptions fixed;
+    fixed.budget = kBudget;
+    fixed.sinks = kSinks;
+    fixed.recent = kRecent;
+    fixed.sets = model_->config().kv_heads;
+    fixed.voters = 4;
+    fixed.chunk = kChunk;
+    return std::make_unique<FixedCache>(shape, fixed, std::move(kernels));
+  };
+  SequenceState state(model_, options);
+  SelectionRecorder recorder;
+  prefill(state, tokens_, {.recorder = &recorder}, [&](size_t done) {
+    EXPECT_EQ(state.cache().size(0), std::min(done, kBudget));
+    return true;
+  });
+  // A query reads what was kept before its chunk and what the chunk has brought, never what was dropped.
+  for (const SelectionRecorder::Row& row : recorder.layers().at(0)) {
+    for (const auto& positions : row.groups) {
+      EXPECT_LE(positions.size(), kBudget);
+      EXPECT_EQ(positions.front(), 0);
+      EXPECT_EQ(positions.back(), row.query);
+    }
+  }
+  const auto row = [&](size_t query) -> const SelectionRecorder::Row& {
+    return recorder.layers()[0].at(query);
+  };
+  for (size_t first = 24; first + kChunk <= kTokens; first += kChunk) {
+    for (size_t set = 0; set < row(first).groups.size(); ++set) {
+      std::vector<int32_t> seen;
+      for (size_t i = first; i < first + kChunk; ++i) {
+        for (const int32_t position : row(i).groups[set]) {
+          if (static_cast<size_t>(position) < first) seen.push_back(position);
+        }
+      }
+      std::sort(seen.begin(), seen.end());
+      seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
+      EXPECT_LE(seen.size(), kBudget) << "chunk at " << first << " reads more than was kept";
+    }
+  }
+}
+
 TEST_P(NativeSparse, LayersWithoutABudgetAreDense) {
   const std::vector<float> dense = all_logits(model_, tokens_);
   auto inner = selector(kBudget);

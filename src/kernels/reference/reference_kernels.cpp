@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include "core/half.h"
 #include "core/memory.h"
 #include "kernels/fast_exp.h"
+#include "kernels/index_query.h"
 #include "kernels/reference/reference_index.h"
 #include "kernels/score_order.h"
 
@@ -43,8 +45,14 @@ double dot(const float* a, const float* b, size_t count) {
   return sum;
 }
 
-float load_value(const std::byte* row, KvType type, size_t i) {
+// Value i of a stored row [dim].
+float load_value(const std::byte* row, KvType type, size_t dim, size_t i) {
   if (type == KvType::f32) return reinterpret_cast<const float*>(row)[i];
+  if (type == KvType::i8) {
+    float scale;
+    std::memcpy(&scale, row + kv_scale_at(dim), sizeof(scale));
+    return static_cast<float>(reinterpret_cast<const int8_t*>(row)[i]) * scale;
+  }
   return to_float(reinterpret_cast<const Half*>(row)[i]);
 }
 
@@ -58,7 +66,7 @@ void attend(float* out, const float* q, const AttentionArgs& args, size_t kv_hea
     const std::byte* key = kv.key_row(kv_head, slots != nullptr ? slots[j] : j);
     double score = 0;
     for (size_t d = 0; d < kv.head_dim; ++d) {
-      score += static_cast<double>(q[d]) * static_cast<double>(load_value(key, kv.type, d));
+      score += static_cast<double>(q[d]) * static_cast<double>(load_value(key, kv.type, kv.head_dim, d));
     }
     weights[j] = score * static_cast<double>(args.scale);
     largest = std::max(largest, weights[j]);
@@ -72,7 +80,7 @@ void attend(float* out, const float* q, const AttentionArgs& args, size_t kv_hea
     double sum = 0;
     for (size_t j = 0; j < count; ++j) {
       const std::byte* value = kv.value_row(kv_head, slots != nullptr ? slots[j] : j);
-      sum += weights[j] * static_cast<double>(load_value(value, kv.type, d));
+      sum += weights[j] * static_cast<double>(load_value(value, kv.type, kv.head_dim, d));
     }
     out[d] = static_cast<float>(sum / total);
   }
@@ -155,6 +163,10 @@ class ReferenceKernels : public Kernels {
   void store_kv(std::byte* out, KvType type, const float* x, size_t count) const override {
     if (type == KvType::f32) {
       std::copy_n(x, count, reinterpret_cast<float*>(out));
+    } else if (type == KvType::i8) {
+      const float scale = round_to_int8(reinterpret_cast<int8_t*>(out), x, count);
+      std::memset(out + count, 0, kv_scale_at(count) - count);
+      std::memcpy(out + kv_scale_at(count), &scale, sizeof(scale));
     } else {
       std::transform(x, x + count, reinterpret_cast<Half*>(out), to_half);
     }

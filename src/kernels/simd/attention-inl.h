@@ -64,14 +64,16 @@ inline AttentionTile carve_tile(std::byte* memory, size_t rows, size_t head_dim)
 // Widens one stored row [head_dim] to fp32, zero-padded to whole vectors.
 template <KvType kType>
 HWY_INLINE void widen_row(float* out, const std::byte* row, size_t head_dim, size_t padded_dim) {
+  const float scale = kType == KvType::i8 ? kv_scale(row, head_dim) : 1.0f;
   size_t d = 0;
-  for (; d + kLanes <= head_dim; d += kLanes) hn::StoreU(load_kv<kType>(row, d), F32(), out + d);
+  for (; d + kLanes <= head_dim; d += kLanes) {
+    VF values = load_kv<kType>(row, d);
+    if constexpr (kType == KvType::i8) values = hn::Mul(values, hn::Set(F32(), scale));
+    hn::StoreU(values, F32(), out + d);
+  }
   if (d == padded_dim) return;
   std::fill(out + d, out + padded_dim, 0.0f);
-  for (; d < head_dim; ++d) {
-    out[d] = kType == KvType::f32 ? reinterpret_cast<const float*>(row)[d]
-                                  : to_float(reinterpret_cast<const Half*>(row)[d]);
-  }
+  for (; d < head_dim; ++d) out[d] = load_one<kType>(row, d) * scale;
 }
 
 // out [columns, kTileKeys] = in [kTileKeys, columns] transposed, by squares of kLanes that stay in registers'

@@ -79,7 +79,7 @@ struct PartPlan {
                         .offsets = offsets,
                         .count = std::min(kPartKeys, keys(query, kv_head) - first),
                         .dim = args.kv.head_dim};
-    const size_t row_bytes = dim_of<kDim>(rows) * bytes_per_value(kType);
+    const size_t row_bytes = kv_row_bytes(kType, dim_of<kDim>(rows));
     if (args.selection == nullptr) {
       for (size_t j = 0; j < rows.count; ++j) offsets[j] = (first + j) * row_bytes;
     } else {

@@ -44,18 +44,13 @@ HWY_INLINE size_t dim_of(const PartRows& rows) {
   return kDim != 0 ? kDim : rows.dim;
 }
 
-template <KvType kType>
-HWY_INLINE float load_one(const std::byte* row, size_t d) {
-  return kType == KvType::f32 ? reinterpret_cast<const float*>(row)[d]
-                              : to_float(reinterpret_cast<const Half*>(row)[d]);
-}
-
 // Asks for the cache lines of a row.
 template <KvType kType, size_t kDim>
 HWY_INLINE void prefetch_row(const std::byte* row, const PartRows& rows) {
-  for (size_t at = 0; at < dim_of<kDim>(rows) * bytes_per_value(kType); at += kAlignment) {
-    hwy::Prefetch(row + at);
-  }
+  const size_t bytes = kv_row_bytes(kType, dim_of<kDim>(rows));
+  for (size_t at = 0; at < bytes; at += kAlignment) hwy::Prefetch(row + at);
+  // Rows of i8 do not begin on a line: the scale is on the next one.
+  if constexpr (kType == KvType::i8) hwy::Prefetch(row + bytes - 1);
 }
 
 // scores [kHeads, kPartKeys] at keys base .. base + kLanes - 1 = scale * q . key, q [kHeads, dim]; raises
@@ -88,6 +83,12 @@ HWY_INLINE void block_scores(float* scores, VF* top, const float* q, float scale
     }
     for (size_t h = 0; h < kHeads; ++h) quads[h][four] = quad_of(sums[h]);
   }
+  VF scales = hn::Set(F32(), scale);
+  if constexpr (kType == KvType::i8) {
+    HWY_ALIGN float of_rows[kLanes];
+    for (size_t j = 0; j < kLanes; ++j) of_rows[j] = kv_scale(rows.keys + rows.offsets[base + j], dim);
+    scales = hn::Mul(scales, hn::Load(F32(), of_rows));
+  }
   for (size_t h = 0; h < kHeads; ++h) {
     VF dots = sum_of_quads(quads[h]);
     if (whole < dim) {
@@ -99,7 +100,7 @@ HWY_INLINE void block_scores(float* scores, VF* top, const float* q, float scale
       }
       dots = hn::Add(dots, hn::Load(F32(), rest));
     }
-    dots = hn::Mul(dots, hn::Set(F32(), scale));
+    dots = hn::Mul(dots, scales);
     top[h] = hn::Max(top[h], dots);
     hn::StoreU(dots, F32(), scores + h * kPartKeys + base);
   }
@@ -179,6 +180,22 @@ HWY_INLINE void part_values(float* out, const float* weights, const PartRows& ro
   }
 }
 
+// Values of i8 are codes: their rows' scales go into the weights [kHeads, kPartKeys].
+template <size_t kDim, size_t kHeads>
+HWY_INLINE void scale_weights(float* weights, const PartRows& rows) {
+  for (size_t base = 0; base < rows.count; base += kLanes) {
+    HWY_ALIGN float of_rows[kLanes];
+    for (size_t j = 0; j < kLanes; ++j) {
+      of_rows[j] = kv_scale(rows.values + rows.offsets[base + j], dim_of<kDim>(rows));
+    }
+    const VF scales = hn::Load(F32(), of_rows);
+    for (size_t h = 0; h < kHeads; ++h) {
+      float* at = weights + h * kPartKeys + base;
+      hn::StoreU(hn::Mul(hn::LoadU(F32(), at), scales), F32(), at);
+    }
+  }
+}
+
 // What one part leaves behind for each query head of its KV group.
 struct PartResult {
   float* maximum;  // [heads_per_group]
@@ -197,6 +214,7 @@ HWY_NOINLINE void attend_heads(const PartResult& result, float* scores, const fl
     block_scores<kType, kDim, kHeads>(scores, top, q, scale, rows, base);
   }
   part_softmax<kHeads>(scores, top, rows.count, result.maximum, result.total);
+  if constexpr (kType == KvType::i8) scale_weights<kDim, kHeads>(scores, rows);
   part_values<kType, kDim, kHeads>(result.out, scores, rows);
 }
 

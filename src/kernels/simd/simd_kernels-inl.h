@@ -22,6 +22,24 @@
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
+// Calls run.operator()<type>().
+template <class Run>
+inline void with_kv_type(KvType type, const Run& run) {
+  if (type == KvType::f32) return run.template operator()<KvType::f32>();
+  if (type == KvType::f16) return run.template operator()<KvType::f16>();
+  run.template operator()<KvType::i8>();
+}
+
+// One i8 row: codes, padding, scale.
+inline void store_codes(std::byte* out, const float* x, size_t count) {
+  auto* codes = reinterpret_cast<int8_t*>(out);
+  int32_t sum = 0;
+  const float scale =
+      count % kLanes == 0 ? round_vectors(codes, sum, x, count) : round_to_int8(codes, x, count);
+  std::memset(out + count, 0, kv_scale_at(count) - count);
+  std::memcpy(out + kv_scale_at(count), &scale, sizeof(scale));
+}
+
 class SimdKernels : public Kernels {
  public:
   explicit SimdKernels(std::string_view name) : name_(name) {}
@@ -79,6 +97,8 @@ class SimdKernels : public Kernels {
   void store_kv(std::byte* out, KvType type, const float* x, size_t count) const override {
     if (type == KvType::f32) {
       std::copy_n(x, count, reinterpret_cast<float*>(out));
+    } else if (type == KvType::i8) {
+      store_codes(out, x, count);
     } else {
       store_halves(reinterpret_cast<Half*>(out), x, count);
     }
@@ -87,14 +107,13 @@ class SimdKernels : public Kernels {
   void attention(const AttentionArgs& args, KernelScratch& scratch, const Threads& threads) const override {
     constexpr size_t kFewQueries = 2;  // from 3 on, sharing a gathered tile pays for building it
     if (args.queries <= kFewQueries) {
-      args.kv.type == KvType::f32 ? decode_attention<KvType::f32>(args, scratch, threads)
-                                  : decode_attention<KvType::f16>(args, scratch, threads);
+      with_kv_type(args.kv.type, [&]<KvType kType>() { decode_attention<kType>(args, scratch, threads); });
     } else if (args.selection != nullptr) {
-      args.kv.type == KvType::f32 ? sparse_prefill_attention<KvType::f32>(args, scratch, threads)
-                                  : sparse_prefill_attention<KvType::f16>(args, scratch, threads);
+      with_kv_type(args.kv.type,
+                   [&]<KvType kType>() { sparse_prefill_attention<kType>(args, scratch, threads); });
     } else {
-      args.kv.type == KvType::f32 ? dense_prefill_attention<KvType::f32>(args, scratch, threads)
-                                  : dense_prefill_attention<KvType::f16>(args, scratch, threads);
+      with_kv_type(args.kv.type,
+                   [&]<KvType kType>() { dense_prefill_attention<kType>(args, scratch, threads); });
     }
   }
 

@@ -68,14 +68,36 @@ HWY_INLINE void store_half(Half* out, VF values) {
   hn::StoreU(hn::DemoteTo(d16, values), d16, reinterpret_cast<hwy::float16_t*>(out));
 }
 
-// One vector of keys or values of either store type, from element `i` of a row.
+// One vector of keys or values of any store type, from element `i` of a row; i8: the codes, not yet times the
+// row's scale.
 template <KvType kType>
 HWY_INLINE VF load_kv(const std::byte* row, size_t i) {
   if constexpr (kType == KvType::f32) {
     return hn::LoadU(F32(), reinterpret_cast<const float*>(row) + i);
-  } else {
+  } else if constexpr (kType == KvType::f16) {
     return load_half(reinterpret_cast<const Half*>(row) + i);
+  } else {
+    const hn::Rebind<int8_t, F32> d8;
+    return hn::ConvertTo(F32(),
+                         hn::PromoteTo(I32(), hn::LoadU(d8, reinterpret_cast<const int8_t*>(row) + i)));
   }
+}
+
+// One value, as load_kv().
+template <KvType kType>
+HWY_INLINE float load_one(const std::byte* row, size_t i) {
+  if constexpr (kType == KvType::f32) {
+    return reinterpret_cast<const float*>(row)[i];
+  } else if constexpr (kType == KvType::f16) {
+    return to_float(reinterpret_cast<const Half*>(row)[i]);
+  } else {
+    return static_cast<float>(reinterpret_cast<const int8_t*>(row)[i]);
+  }
+}
+
+// What an i8 row's codes are multiplied with.
+HWY_INLINE float kv_scale(const std::byte* row, size_t head_dim) {
+  return *reinterpret_cast<const float*>(row + kv_scale_at(head_dim));
 }
 
 // fast_exp for a vector: the same operations in the same order, so bitwise equal results.

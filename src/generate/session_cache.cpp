@@ -1,0 +1,75 @@
+#include "generate/session_cache.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "cache/fixed_cache.h"
+#include "cache/tiered_cache.h"
+#include "generate/handles.h"
+#include "keysieve/error.h"
+
+namespace keysieve {
+namespace {
+
+// A vote of 32 queries is steadier than the last one's.
+constexpr size_t kDefaultVoters = 32;
+
+// A chunk's rows are in memory beside the budget's: no more of them than that, but enough for fast prefill.
+size_t chunk_beside(size_t budget, size_t most) { return std::clamp<size_t>(budget, 64, most); }
+
+}  // namespace
+
+SelectionPolicy selection_policy(const SessionOptions& options) {
+  SelectionPolicy policy;
+  if (options.indexer) {
+    policy = SelectionPolicy::from(options.indexer->impl()->indexer->config());
+  } else {
+    policy.budget = 0;
+    policy.sinks = 4;
+    policy.recent = 64;
+    policy.scope = SelectionScope::per_group;
+  }
+  if (options.budget > 0) {
+    policy.budget = options.budget;
+    // A budget asked for holds for every layer, but those the indexer leaves dense (0) stay dense.
+    for (size_t& budget : policy.budgets) budget = budget == 0 ? 0 : options.budget;
+  }
+  if (options.sinks) policy.sinks = *options.sinks;
+  if (options.recent) policy.recent = *options.recent;
+  if (options.selection == SelectionMode::shared) policy.scope = SelectionScope::shared;
+  if (options.selection == SelectionMode::per_group) policy.scope = SelectionScope::per_group;
+  return policy;
+}
+
+void choose_cache(SequenceOptions& sequence, const SessionOptions& options, const SelectionPolicy& policy,
+                  bool seed_rule) {
+  if (options.cache == CacheKind::tiered) {
+    TieredCacheOptions tiered;
+    tiered.budget = policy.budget;
+    tiered.budgets = policy.budgets;
+    tiered.sets = sequence.selector->groups();
+    tiered.chunk = sequence.max_chunk = chunk_beside(policy.budget, sequence.max_chunk);
+    sequence.make_cache = [tiered, folder = options.cold_store](const CacheShape& shape,
+                                                                std::shared_ptr<const Kernels> kernels) {
+      return make_tiered_cache(shape, std::move(kernels), tiered, folder);
+    };
+  }
+  if (options.cache == CacheKind::fixed) {
+    FixedCacheOptions fixed;
+    fixed.budget = policy.budget;
+    fixed.budgets = policy.budgets;
+    fixed.sinks = policy.sinks;
+    fixed.recent = policy.recent;
+    fixed.sets = sequence.selector->groups();
+    fixed.voters = options.voters != 0 ? options.voters : seed_rule ? 1 : kDefaultVoters;
+    if (options.prune == PruneRule::after_each_chunk) {
+      fixed.chunk = sequence.max_chunk = chunk_beside(policy.budget, sequence.max_chunk);
+    }
+    sequence.make_cache = [fixed](const CacheShape& shape, std::shared_ptr<const Kernels> kernels) {
+      return std::make_unique<FixedCache>(shape, fixed, std::move(kernels));
+    };
+  }
+}
+
+}  // namespace keysieve
