@@ -188,11 +188,15 @@ TEST_F(Perplexity, NothingIsLostWithinTheBudget) {
   // Rules for a cache get the tokens one by one, whose sums have other last bits.
   const std::vector<AttentionMode> rules{AttentionMode::snap_kv, AttentionMode::heavy_hitters,
                                          AttentionMode::streaming};
-  for (const PerplexityRow& row : run_perplexity(setting, windows(), {.modes = rules})->rows) {
+  const auto ample = run_perplexity(setting, windows(), {.modes = rules});
+  ASSERT_TRUE(ample);
+  for (const PerplexityRow& row : ample->rows) {
     EXPECT_NEAR(row.delta_percent, 0, 1e-3) << to_string(row.mode);
   }
   const EvalSetting tight(model_, sparse(48));
-  for (const PerplexityRow& row : run_perplexity(tight, windows(), {.modes = rules})->rows) {
+  const auto short_of = run_perplexity(tight, windows(), {.modes = rules});
+  ASSERT_TRUE(short_of);
+  for (const PerplexityRow& row : short_of->rows) {
     EXPECT_GT(std::abs(row.delta_percent), 1e-2) << to_string(row.mode);
   }
   const auto agreement = run_agreement(setting, AttentionMode::sparse, windows(), nullptr, {});
