@@ -157,7 +157,7 @@ def session_seeds():
     layer = bytes(5 * 32) + 2 * (bytes(range(64)) + bytes(5 * 4))
     yield "full.session", b"\0\5" + 2 * layer
     positions = struct.pack("<5i", 0, 3, 1, 2, 4)
-    yield "fixed.session", b"\0\5" + 2 * (2 * positions + layer)
+    yield "fixed.session", b"\0\5" + 2 * (struct.pack("<Q", 5) + 2 * positions + layer)
 
 
 SEEDS = {"gguf": gguf_seeds, "safetensors": safetensors_seeds, "jinja": jinja_seeds, "chat_template": jinja_seeds,

@@ -212,9 +212,11 @@ void FixedCache::keep_many(Layer& layer, size_t set, const float* scores, size_t
   for (size_t to = 0; to < kept; ++to) move_slot(layer, set, slots[to], to);
 }
 
-// Of each layer the positions [sets, size], then the rows by slot.
+// Of each layer its size (between two chunks of a prompt that is more than the budget), the positions [sets,
+// size], then the rows by slot.
 void FixedCache::save(StateWriter& out) const {
   for (const Layer& layer : layers_) {
+    out.value<uint64_t>(layer.size);
     for (size_t set = 0; set < options_.sets; ++set) {
       const int32_t* positions = layer.positions.data() + set * layer.store.capacity();
       out.write(std::as_bytes(std::span(positions, layer.size)));
@@ -227,10 +229,14 @@ void FixedCache::load(StateReader& in, size_t tokens) {
   for (size_t index = 0; index < layers_.size(); ++index) {
     Layer& layer = layers_[index];
     const size_t kept = budget(index);
-    const bool cut = kept != 0 && tokens >= kept;
+    const auto size = in.value<uint64_t>();
+    if (size > tokens || (size < tokens && (kept == 0 || size < kept))) {
+      throw Error(ErrorKind::format, "session", fmt::format("{} rows in layer {}", size, index),
+                  fmt::format("at most {} and no less than were to be kept", tokens));
+    }
     layer = Layer{};
-    reshape(layer, cut ? kept + kSpare : prefill_capacity(index));
-    layer.size = cut ? kept : tokens;
+    reshape(layer, size == kept ? kept + kSpare : std::max<size_t>(size, prefill_capacity(index)));
+    layer.size = size;
     layer.newest = static_cast<int32_t>(tokens) - 1;
     std::vector<int32_t> sorted(layer.size);
     for (size_t set = 0; set < options_.sets; ++set) {

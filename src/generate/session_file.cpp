@@ -47,24 +47,19 @@ SessionHeader parse_session_header(std::string_view text, std::string_view subje
   const Json json = parse_json(text, subject);
   if (!json.is_object()) throw Error(ErrorKind::format, subject, "a header that is no object", "an object");
   SessionHeader header;
-  const auto string = [&](std::string& to, std::string_view key) {
-    to = json_require<std::string>(json, key, subject);
-  };
-  const auto number = [&](size_t& to, std::string_view key) {
-    to = json_require<size_t>(json, key, subject);
-  };
-  string(header.model, "model");
-  string(header.indexer, "indexer");
-  string(header.cache, "cache");
-  string(header.kv_type, "kv_type");
-  string(header.index_type, "index_type");
-  number(header.layers, "layers");
-  number(header.kv_heads, "kv_heads");
-  number(header.head_dim, "head_dim");
-  number(header.index_heads, "index_heads");
-  number(header.index_dim, "index_dim");
-  number(header.sets, "sets");
-  number(header.positions, "positions");
+  const auto read = [&]<class T>(T& to, std::string_view key) { to = json_require<T>(json, key, subject); };
+  read(header.model, "model");
+  read(header.indexer, "indexer");
+  read(header.cache, "cache");
+  read(header.kv_type, "kv_type");
+  read(header.index_type, "index_type");
+  read(header.layers, "layers");
+  read(header.kv_heads, "kv_heads");
+  read(header.head_dim, "head_dim");
+  read(header.index_heads, "index_heads");
+  read(header.index_dim, "index_dim");
+  read(header.sets, "sets");
+  read(header.positions, "positions");
   const auto budgets = json.find("budgets");
   if (budgets == json.end() || !budgets->is_array()) {
     throw Error(ErrorKind::format, subject, "a header without budgets", "a list");

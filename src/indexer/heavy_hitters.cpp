@@ -3,14 +3,6 @@
 #include <algorithm>
 
 namespace keysieve {
-namespace {
-
-size_t position_of(const LayerQuery& query, size_t group, size_t slot) {
-  if (!query.slot_positions) return slot;
-  return static_cast<size_t>(query.slot_positions[group * query.kv.capacity + slot]);
-}
-
-}  // namespace
 
 // Adds what the chunk's queries attend to, unless it has been added.
 void HeavyHitterSelector::count(const LayerQuery& query, KernelContext& context) {
@@ -27,7 +19,8 @@ void HeavyHitterSelector::count(const LayerQuery& query, KernelContext& context)
   for (size_t group = 0; group < groups(); ++group) {
     std::vector<float>& received = layer.received[group];
     received.resize(std::max(received.size(), static_cast<size_t>(newest) + 1), 0.0f);
-    for (size_t s = 0; s < slots; ++s) received[position_of(query, group, s)] += chunk_[group * slots + s];
+    for (size_t s = 0; s < slots; ++s)
+      received[static_cast<size_t>(query.position(group, s))] += chunk_[group * slots + s];
   }
 }
 
@@ -42,7 +35,8 @@ void HeavyHitterSelector::scores(float* scores, const LayerQuery& query, size_t,
   const size_t slots = query.slots();
   for (size_t group = 0; group < groups(); ++group) {
     const std::vector<float>& received = layers_[query.layer].received[group];
-    for (size_t s = 0; s < slots; ++s) scores[group * slots + s] = received[position_of(query, group, s)];
+    for (size_t s = 0; s < slots; ++s)
+      scores[group * slots + s] = received[static_cast<size_t>(query.position(group, s))];
   }
 }
 

@@ -41,6 +41,9 @@ struct LayerQuery {
 
   size_t candidates(size_t query) const { return first_visible + query + 1; }
   size_t slots() const { return first_visible + inputs.tokens; }
+  int32_t position(size_t set, size_t slot) const {
+    return slot_positions == nullptr ? static_cast<int32_t>(slot) : slot_positions[set * kv.capacity + slot];
+  }
 };
 
 }  // namespace keysieve

@@ -18,12 +18,6 @@ size_t groups_for(const Indexer& indexer, const SelectionPolicy& policy) {
   return indexer.key_heads();
 }
 
-// Position of a slot in one set.
-int32_t position_of(const LayerQuery& query, size_t group, size_t slot) {
-  if (!query.slot_positions) return static_cast<int32_t>(slot);
-  return query.slot_positions[group * query.kv.capacity + slot];
-}
-
 // Baselines give each query the best their rule has: a set of its own.
 SelectionPolicy alone(SelectionPolicy policy) {
   policy.query_block = 1;
@@ -101,8 +95,7 @@ RecentSelector::RecentSelector(SelectionPolicy policy, size_t kv_heads)
 // The later the better; positions are exact in a float up to 16,777,216.
 void RecentSelector::score(float* out, const LayerQuery& query, size_t index, size_t group, bool,
                            KernelContext&, int) {
-  for (size_t s = 0; s < query.candidates(index); ++s)
-    out[s] = static_cast<float>(position_of(query, group, s));
+  for (size_t s = 0; s < query.candidates(index); ++s) out[s] = static_cast<float>(query.position(group, s));
 }
 
 RandomSelector::RandomSelector(SelectionPolicy policy, size_t kv_heads, uint64_t seed)
@@ -113,7 +106,7 @@ void RandomSelector::score(float* out, const LayerQuery& query, size_t index, si
   const auto position = static_cast<uint64_t>(query.inputs.positions[index]);
   const uint64_t state = mix(mix(mix(seed_ ^ query.layer) ^ position) ^ group);
   for (size_t s = 0; s < query.candidates(index); ++s) {
-    const auto key = static_cast<uint64_t>(position_of(query, group, s));
+    const auto key = static_cast<uint64_t>(query.position(group, s));
     out[s] = static_cast<float>(mix(state ^ key) >> 40);  // 24 random bits, exact in a float
   }
 }

@@ -159,9 +159,7 @@ void tap_scores(Chunk& chunk, const LayerQuery& query) {
     for (size_t group = 0; group < chunk.state.selector->groups(); ++group) {
       for (size_t slot = 0; slot < positions.size(); ++slot) {
         const size_t set = chunk.state.cache->sets() == 1 ? 0 : group;
-        positions[slot] = query.slot_positions == nullptr
-                              ? static_cast<int32_t>(slot)
-                              : query.slot_positions[set * query.kv.capacity + slot];
+        positions[slot] = query.position(set, slot);
       }
       tap(query.layer, chunk.first_position + i, group, positions,
           scores.subspan(group * positions.size(), positions.size()));

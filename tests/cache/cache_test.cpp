@@ -302,6 +302,47 @@ TEST(FixedCache, ALongPromptNeedsTheBudgetAndAChunk) {
   EXPECT_EQ(cache.kv(0).capacity, 33u);
 }
 
+// Bytes in memory, where a session file would be.
+class Bytes final : public StateWriter, public StateReader {
+ public:
+  void write(std::span<const std::byte> bytes) override { all.insert(all.end(), bytes.begin(), bytes.end()); }
+  void read(std::span<std::byte> bytes) override {
+    if (bytes.size() > all.size() - taken) throw Error(ErrorKind::format, "bytes", "too few", "more");
+    std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(taken), bytes.size(), bytes.begin());
+    taken += bytes.size();
+  }
+  std::vector<std::byte> all;
+  size_t taken = 0;
+};
+
+// A prompt that was cancelled between two chunks leaves more rows than the budget, some of them after a cut.
+TEST(FixedCache, IsSavedAndLoadedWhereverAPromptStopped) {
+  const FixedCacheOptions options{.budget = 32, .budgets = {}, .sinks = 2, .recent = 4, .sets = 2};
+  FixedCache cache(shape_of(), options, make_kernels("reference"));
+  const auto expect_survives = [&](size_t tokens) {
+    Bytes file;
+    cache.save(file);
+    FixedCache loaded(shape_of(), options, make_kernels("reference"));
+    loaded.load(file, tokens);
+    EXPECT_EQ(file.taken, file.all.size());
+    for (size_t set = 0; set < 2; ++set) EXPECT_EQ(loaded.positions(0, set), cache.positions(0, set));
+    expect_rows_in_place(loaded, 0);
+  };
+  append(cache, 0, range(0, 20));
+  expect_survives(20);
+  append(cache, 0, range(20, 50));
+  expect_survives(50);
+  cache.keep_best(0, std::vector<float>(2 * 50, 0.0f));
+  expect_survives(50);
+  append(cache, 0, range(50, 60));
+  expect_survives(60);
+  Bytes lying;
+  lying.StateWriter::value<uint64_t>(31);  // after 60 tokens no fewer than 32
+  FixedCache empty(shape_of(), options, make_kernels("reference"));
+  EXPECT_THAT(error_of(ErrorKind::format, [&] { empty.load(lying, 60); }),
+              ::testing::HasSubstr("31 rows in layer 0"));
+}
+
 TEST(FixedCache, BudgetsByLayer) {
   FixedCache cache(shape_of(KvType::f16, IndexKeyType::i8, 1, 3), {.budget = 8, .budgets = {0, 5}, .sets = 1},
                    make_kernels("reference"));

@@ -129,6 +129,21 @@ TEST_F(Modes, CacheRulesKeepTheBudget) {
 class Perplexity : public EvalTest {
  protected:
   std::vector<std::vector<int32_t>> windows() const { return {bytes(prose(200, 1)), bytes(prose(160, 2))}; }
+  // NLL, summed, of every window's tokens from first_of(window) on, read densely.
+  template <class First>
+  double dense_loss(const First& first_of) {
+    double sum = 0;
+    for (const std::vector<int32_t>& window : windows()) {
+      Session session(model_);
+      session.logits(window, [&](size_t position, std::span<const float> row) {
+        if (position + 1 < first_of(window) || position + 1 == window.size()) return;
+        double total = 0;
+        for (const float value : row) total += std::exp(static_cast<double>(value));
+        sum += std::log(total) - static_cast<double>(row[static_cast<size_t>(window[position + 1])]);
+      });
+    }
+    return sum;
+  }
 };
 
 TEST_F(Perplexity, IsThatOfTheLastQuarter) {
@@ -136,17 +151,9 @@ TEST_F(Perplexity, IsThatOfTheLastQuarter) {
   const auto result = run_perplexity(setting, windows(), {.modes = {AttentionMode::sparse}});
   ASSERT_TRUE(result);
   EXPECT_EQ(result->tokens, 90u);  // 50 and 40
-  double sum = 0;
-  for (const std::vector<int32_t>& window : windows()) {
-    Session session(model_);
-    session.logits(window, [&](size_t position, std::span<const float> row) {
-      if (position + 1 < window.size() - window.size() / 4 || position + 1 == window.size()) return;
-      double total = 0;
-      for (const float value : row) total += std::exp(static_cast<double>(value));
-      sum += std::log(total) - static_cast<double>(row[static_cast<size_t>(window[position + 1])]);
-    });
-  }
-  EXPECT_NEAR(result->perplexity_dense, std::exp(sum / 90), 1e-3 * result->perplexity_dense);
+  EXPECT_NEAR(result->perplexity_dense,
+              std::exp(dense_loss([](const auto& window) { return window.size() - window.size() / 4; }) / 90),
+              1e-3 * result->perplexity_dense);
   ASSERT_EQ(result->rows.size(), 1u);
   EXPECT_NEAR(result->rows[0].delta_percent,
               100 * (result->rows[0].perplexity / result->perplexity_dense - 1), 1e-6);
@@ -162,17 +169,8 @@ TEST_F(Perplexity, WholeWindowsCountEveryPrediction) {
   const auto result = run_perplexity(setting, windows(), options);
   ASSERT_TRUE(result);
   EXPECT_EQ(result->tokens, 358u);  // 199 and 159
-  double sum = 0;
-  for (const std::vector<int32_t>& window : windows()) {
-    Session session(model_);
-    session.logits(window, [&](size_t position, std::span<const float> row) {
-      if (position + 1 == window.size()) return;
-      double total = 0;
-      for (const float value : row) total += std::exp(static_cast<double>(value));
-      sum += std::log(total) - static_cast<double>(row[static_cast<size_t>(window[position + 1])]);
-    });
-  }
-  EXPECT_NEAR(result->perplexity_dense, std::exp(sum / 358), 1e-3 * result->perplexity_dense);
+  EXPECT_NEAR(result->perplexity_dense, std::exp(dense_loss([](const auto&) { return size_t{1}; }) / 358),
+              1e-3 * result->perplexity_dense);
 }
 
 TEST_F(Perplexity, NothingIsLostWithinTheBudget) {

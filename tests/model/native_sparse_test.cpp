@@ -31,6 +31,19 @@ class NativeSparse : public ::testing::TestWithParam<std::string_view> {
  protected:
   void SetUp() override { model_ = folder_.load({.kernels = std::string(GetParam())}); }
 
+  // chunk 0: cut once, after the prompt.
+  auto fixed_cache(size_t voters, size_t chunk) const {
+    return [this, voters, chunk](const CacheShape& shape, std::shared_ptr<const Kernels> kernels) {
+      const FixedCacheOptions fixed{.budget = kBudget,
+                                    .budgets = {},
+                                    .sinks = kSinks,
+                                    .recent = kRecent,
+                                    .sets = model_->config().kv_heads,
+                                    .voters = voters,
+                                    .chunk = chunk};
+      return std::make_unique<FixedCache>(shape, fixed, std::move(kernels));
+    };
+  }
   std::shared_ptr<KeySelector> selector(size_t budget, SelectionScope scope = SelectionScope::per_group,
                                         IndexKeyChoice keys = IndexKeyChoice::f32) const {
     const ModelConfig& model = model_->config();
@@ -146,15 +159,7 @@ TEST_P(NativeSparse, ChunksDoNotMatter) {
 
 TEST_P(NativeSparse, AFixedCacheKeepsASetPerHeadAndConstantBytes) {
   SequenceOptions options{.selector = selector(kBudget)};
-  options.make_cache = [this](const CacheShape& shape, std::shared_ptr<const Kernels> kernels) {
-    FixedCacheOptions fixed;
-    fixed.budget = kBudget;
-    fixed.sinks = kSinks;
-    fixed.recent = kRecent;
-    fixed.sets = model_->config().kv_heads;
-    fixed.voters = 8;
-    return std::make_unique<FixedCache>(shape, fixed, std::move(kernels));
-  };
+  options.make_cache = fixed_cache(8, 0);
   SequenceState state(model_, options);
   prefill(state, tokens_);
   uint64_t bytes = 0;
@@ -194,16 +199,7 @@ TEST_P(NativeSparse, AFixedCacheKeepsASetPerHeadAndConstantBytes) {
 TEST_P(NativeSparse, AFixedCacheMayBeCutAfterEachChunk) {
   constexpr size_t kChunk = 6;
   SequenceOptions options{.max_chunk = kChunk, .selector = selector(kBudget)};
-  options.make_cache = [this](const CacheShape& shape, std::shared_ptr<const Kernels> kernels) {
-    FixedCacheOptions fixed;
-    fixed.budget = kBudget;
-    fixed.sinks = kSinks;
-    fixed.recent = kRecent;
-    fixed.sets = model_->config().kv_heads;
-    fixed.voters = 4;
-    fixed.chunk = kChunk;
-    return std::make_unique<FixedCache>(shape, fixed, std::move(kernels));
-  };
+  options.make_cache = fixed_cache(4, kChunk);
   SequenceState state(model_, options);
   SelectionRecorder recorder;
   prefill(state, tokens_, {.recorder = &recorder}, [&](size_t done) {
