@@ -51,6 +51,13 @@ std::vector<size_t> parse_layers(const std::string& text) {
   return layers;
 }
 
+DType parse_dtype(const std::string& text) {
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    if (to_string(dtype) == text) return dtype;
+  }
+  throw Error(ErrorKind::usage, "--dtype", '"' + text + '"', "f32, f16 or bf16");
+}
+
 // A line that rewrites itself on a terminal's standard error; elsewhere a note for every measurement on the
 // development split.
 class TrainingLine {
@@ -122,6 +129,7 @@ class TrainCommand final : public Command {
     add_count(app, "--rank", job_.rank, "native: values of an index key")->default_str("32");
     app.add_option("--layers", layers_, "train these only, like 3,5-7; the others keep their start");
     app.add_option("--selection", selection_, "shared or per-group; default by shape");
+    app.add_option("--dtype", dtype_, "of the file: f32, f16 or bf16; default f32 for native, else bf16");
     add_data_options(app);
     add_loss_options(app);
     output_.add(app, false);
@@ -215,6 +223,7 @@ class TrainCommand final : public Command {
       throw Error(ErrorKind::usage, "--shape", '"' + shape_ + '"', "native or lightning");
     if (shape_ == "lightning") job_.shape = IndexerShape::seed;
     if (!selection_.empty()) job_.scope = parse_selection_scope(selection_);
+    if (!dtype_.empty()) job_.dtype = parse_dtype(dtype_);
     job_.layers = parse_layers(layers_);
     TrainingOptions& o = job_.options;
     o.packing.retrieval = static_cast<double>(retrieval_);
@@ -252,6 +261,7 @@ class TrainCommand final : public Command {
                         o.loss.decisive, o.loss.focus);
     if (!layers_.empty()) text += " --layers " + layers_;
     if (!selection_.empty()) text += " --selection " + selection_;
+    if (!dtype_.empty()) text += " --dtype " + dtype_;
     if (exact_keys_) text += " --exact-keys";
     return text + fmt::format(" --dev-windows {} --out {}", job_.development_windows, name(out_));
   }
@@ -289,6 +299,7 @@ class TrainCommand final : public Command {
   std::string shape_ = "native";
   std::string layers_;
   std::string selection_;
+  std::string dtype_;
   std::string states_ = "dense";
   float retrieval_ = 0.25f;
   float rate_ = 0.01f;

@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
+#include <deque>
 #include <system_error>
 #include <utility>
 
 #include "core/file_io.h"
+#include "core/half.h"
 #include "formats/matrix.h"
 #include "indexer/tensor_role.h"
 #include "keysieve/error.h"
@@ -180,6 +183,21 @@ struct SavedPart {
   bool wanted;
 };
 
+// `values` in two bytes each. Throws Error{usage} for one out of f16's range.
+template <class Rounded, Rounded (*kRound)(float)>
+std::vector<std::byte> rounded(std::span<const float> values, std::string_view subject) {
+  std::vector<std::byte> bytes(values.size() * sizeof(Rounded));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const Rounded value = kRound(values[i]);
+    if (std::isfinite(values[i]) && !std::isfinite(to_float(value))) {
+      throw Error(ErrorKind::usage, subject, fmt::format("the value {}", values[i]), "one that f16 can hold",
+                  "save as bf16 or f32");
+    }
+    std::memcpy(&bytes[i * sizeof(Rounded)], &value, sizeof(Rounded));
+  }
+  return bytes;
+}
+
 std::vector<SavedPart> parts_of(const IndexerConfig& config, const IndexerLayerWeights& layer) {
   const uint64_t heads = config.heads;
   const uint64_t dim = config.dim;
@@ -201,12 +219,15 @@ std::vector<SavedPart> parts_of(const IndexerConfig& config, const IndexerLayerW
 }  // namespace
 
 void save_indexer(const std::filesystem::path& folder, const IndexerConfig& config,
-                  std::span<const IndexerLayerWeights> layers) {
+                  std::span<const IndexerLayerWeights> layers, DType dtype) {
+  if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16)
+    throw Error(ErrorKind::usage, "save indexer", to_string(dtype), "f32, f16 or bf16");
   if (layers.size() != config.layers) {
     throw Error(ErrorKind::usage, "save indexer", fmt::format("{} layers of weights", layers.size()),
                 fmt::format("{}", config.layers));
   }
   std::vector<TensorToWrite> tensors;
+  std::deque<std::vector<std::byte>> narrow;  // what `tensors` points at; a deque moves nothing
   for (size_t i = 0; i < layers.size(); ++i) {
     for (SavedPart& part : parts_of(config, layers[i])) {
       uint64_t elements = part.wanted ? 1 : 0;
@@ -216,8 +237,15 @@ void save_indexer(const std::filesystem::path& folder, const IndexerConfig& conf
                     fmt::format("{} values", part.values.size()), fmt::format("{}", elements));
       }
       if (!part.wanted) continue;
-      tensors.push_back({fmt::format("layers.{}.indexer.{}", i, part.name), DType::f32, std::move(part.shape),
-                         std::as_bytes(std::span(part.values))});
+      std::string name = fmt::format("layers.{}.indexer.{}", i, part.name);
+      if (dtype == DType::f32 || part.shape.size() == 1 || part.name == "k_bias") {
+        tensors.push_back(
+            {std::move(name), DType::f32, std::move(part.shape), std::as_bytes(std::span(part.values))});
+        continue;
+      }
+      narrow.push_back(dtype == DType::bf16 ? rounded<BFloat16, to_bfloat16>(part.values, name)
+                                            : rounded<Half, to_half>(part.values, name));
+      tensors.push_back({std::move(name), dtype, std::move(part.shape), narrow.back()});
     }
   }
   std::error_code failure;

@@ -69,9 +69,10 @@ struct IndexerPaths {
 // Throws Error{file} where there is no such pair, or several .safetensors to choose from.
 IndexerPaths find_indexer_files(const std::filesystem::path& path);
 
-// Writes `folder`/indexer.safetensors and run_config.json, each atomically, creating the folder. `layers`
-// must have the config's shapes (Error{usage}); throws Error{file}.
+// Writes `folder`/indexer.safetensors and run_config.json, each atomically, creating the folder. Matrices are
+// rounded to `dtype` (f32, f16 or bf16); biases and norms, a few hundred values a layer, stay f32. `layers`
+// must have the config's shapes and values that `dtype` can hold (Error{usage}); throws Error{file}.
 void save_indexer(const std::filesystem::path& folder, const IndexerConfig& config,
-                  std::span<const IndexerLayerWeights> layers);
+                  std::span<const IndexerLayerWeights> layers, DType dtype = DType::f32);
 
 }  // namespace keysieve

@@ -127,6 +127,7 @@ Json settings_of(const TrainingJob& job, const Model& model, const TextPacker& t
   const TrainingOptions& o = job.options;
   return {{"model", model.fingerprint_text()},
           {"start", job.start},
+          {"dtype", job.dtype ? to_string(*job.dtype) : "by shape"},
           {"texts", to_json(texts.sources())},
           {"development", to_json(development)},
           {"development_windows", development.empty() ? 0 : job.development_windows},
@@ -185,7 +186,8 @@ void write_indexer(const TrainingJob& job, Start& start, const TrainingState& st
     for (size_t i = 0; i < layer.best.size(); ++i) layer.student->tensors()[i].value = layer.best[i];
     target = layer.student->weights();
   }
-  save_indexer(job.out, start.config, start.layers);
+  const DType by_shape = start.config.shape == IndexerShape::native ? DType::f32 : DType::bf16;
+  save_indexer(job.out, start.config, start.layers, job.dtype.value_or(by_shape));
   Json json = to_json(start.config);
   Json training = settings;
   training["command"] = job.command;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/dtype.h"
 #include "indexer/indexer_config.h"
 #include "model/model.h"
 #include "train/trainer.h"
@@ -32,8 +33,11 @@ struct TrainingJob {
   size_t lightning_dim = 69;
   size_t lightning_rope = 64;
   std::optional<SelectionScope> scope;  // what a start that is no folder leaves to choose
-  size_t budget = 512;                  // written into the indexer; options.loss.budget is trained for
-  std::vector<size_t> layers;           // to train, ascending; empty: all. The others keep their start
+  // Of the matrices in the file written: f32, f16 or bf16. By default bf16 for the lightning shape, which has
+  // a hundred times the weights of the native one, whose few are f32.
+  std::optional<DType> dtype;
+  size_t budget = 512;         // written into the indexer; options.loss.budget is trained for
+  std::vector<size_t> layers;  // to train, ascending; empty: all. The others keep their start
   TrainingOptions options;
 
   std::filesystem::path out;  // folder

@@ -325,6 +325,33 @@ TEST(SaveIndexer, SeedRoundTrip) {
   EXPECT_EQ(error_of([&] { save_indexer(second.path(), file.config(), {}); }).first, ErrorKind::usage);
 }
 
+TEST(SaveIndexer, MatricesInTwoBytes) {
+  const TemporaryFolder first;
+  const TemporaryFolder second;
+  SeedFiles("layers.", true, true).write(first.path());
+  const IndexerFile file(first.path(), kModel());
+  std::vector<IndexerLayerWeights> layers{file.layer(0), file.layer(1)};
+  layers[1].q[3] = 1.0f / 3;
+  layers[1].q[4] = 1e30f;
+  layers[1].k_bias[0] = 1.0f / 3;
+  save_indexer(second.path(), file.config(), layers, DType::bf16);
+  const IndexerLayerWeights narrow = IndexerFile(second.path(), kModel()).layer(1);
+  EXPECT_EQ(narrow.dtype, DType::bf16);
+  EXPECT_EQ(narrow.q[3], to_float(to_bfloat16(1.0f / 3)));
+  EXPECT_NEAR(narrow.q[4] / 1e30f, 1, 0.004);
+  EXPECT_EQ(narrow.k_bias, layers[1].k_bias);
+  const auto [kind, message] =
+      error_of([&] { save_indexer(second.path(), file.config(), layers, DType::f16); });
+  EXPECT_EQ(kind, ErrorKind::usage);
+  EXPECT_THAT(message, HasSubstr("layers.1.indexer.wq.weight"));
+  EXPECT_EQ(IndexerFile(second.path(), kModel()).layer(1).dtype, DType::bf16) << "the old file stays";
+  layers[1].q[4] = 1;
+  save_indexer(second.path(), file.config(), layers, DType::f16);
+  EXPECT_EQ(IndexerFile(second.path(), kModel()).layer(1).q[3], to_float(to_half(1.0f / 3)));
+  EXPECT_EQ(error_of([&] { save_indexer(second.path(), file.config(), layers, DType::i8); }).first,
+            ErrorKind::usage);
+}
+
 TEST(IndexerFile, ReadsTheRecordedCheckpoints) {
   const auto golden = testing::golden_dir();
   if (!golden) GTEST_SKIP() << "no golden data";

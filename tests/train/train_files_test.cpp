@@ -150,6 +150,7 @@ TEST_F(TrainFiles, KilledAtRandomStepsAndResumedItGivesTheSameBits) {
   job_.options.adam.weight_decay = 0.05;
   for (const IndexerShape shape : {IndexerShape::native, IndexerShape::seed}) {
     job_.shape = shape;
+    job_.dtype = DType::f32;  // the whole bits
     job_.lightning_heads = 3;
     job_.lightning_dim = 6;
     job_.lightning_rope = 4;
