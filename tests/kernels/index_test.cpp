@@ -52,7 +52,7 @@ TEST(IndexScores, BitwiseEqualToTheScalarTwin) {
     for (const IndexKeyType type : {IndexKeyType::f32, IndexKeyType::i8, IndexKeyType::i4}) {
       for (const IndexCombine combine :
            {IndexCombine::relu_sum, IndexCombine::softmax_sum, IndexCombine::linear_sum}) {
-        for (const size_t dim : {1, 4, 16, 32, 69}) {
+        for (const size_t dim : {1, 4, 16, 24, 32, 69}) {
           for (const size_t heads : {1, 3, 6, 9}) {
             for (const size_t count : {1, 2, 15, 16, 17, 33, 500}) {
               for (const bool accumulate : {false, true}) {
@@ -142,7 +142,7 @@ TEST(MapHeads, BitwiseEqualToTheScalarTwin) {
   for (const auto& kernels : all_kernels()) {
     for (const size_t tokens : {1, 2, 5, 64}) {
       for (const size_t heads_per_map : {1, 3}) {
-        for (const size_t dim : {4, 16, 32, 41}) {
+        for (const size_t dim : {4, 16, 24, 32, 41}) {
           const size_t heads = 2 * heads_per_map, head_dim = 24;
           const std::vector<float> maps = Random(dim).values(2 * head_dim * dim);
           const std::vector<float> x = Random(tokens).values(tokens * heads * head_dim);

@@ -5,12 +5,25 @@
 #define KEYSIEVE_SIMD_HEAD_MAPS_INL_H
 #endif
 
-#include <cmath>
-
 #include "kernels/simd/small_gemm-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
+
+// The last columns, fewer than a vector, of kRows rows; sums in the order of the scalar twin.
+template <size_t kRows>
+inline void map_last_columns(const SmallGemm& g, size_t row, size_t columns) {
+  const auto valid = hn::FirstN(F32(), columns);
+  VF sum[kRows];
+  for (VF& s : sum) s = hn::Zero(F32());
+  for (size_t j = 0; j < g.depth; ++j) {
+    const VF map = hn::MaskedLoad(valid, F32(), g.b + j * g.b_stride);
+    for (size_t r = 0; r < kRows; ++r) {
+      sum[r] = hn::MulAdd(hn::Set(F32(), g.a[(row + r) * g.a_stride + j]), map, sum[r]);
+    }
+  }
+  for (size_t r = 0; r < kRows; ++r) hn::BlendedStore(sum[r], valid, F32(), g.c + (row + r) * g.c_stride);
+}
 
 // Rows that share a map are one small product: with few tokens the heads of a token, else one head of all
 // tokens.
@@ -21,17 +34,23 @@ inline void map_heads_simd(const HeadMapArgs& args) {
     const float* map = args.maps + head / args.heads_per_map * args.head_dim * args.dim;
     const float* x = args.x + first * args.head_dim;
     float* out = args.out + first * args.dim;
-    small_gemm({out, heads_between * args.dim, x, heads_between * args.head_dim, map, args.dim, rows, whole,
-                args.head_dim, false});
-    for (size_t row = 0; whole < args.dim && row < rows; ++row) {
-      for (size_t i = whole; i < args.dim; ++i) {
-        float sum = 0.0f;
-        for (size_t j = 0; j < args.head_dim; ++j) {
-          sum = std::fma(x[row * heads_between * args.head_dim + j], map[j * args.dim + i], sum);
-        }
-        out[row * heads_between * args.dim + i] = sum;
-      }
-    }
+    SmallGemm g{out,
+                heads_between * args.dim,
+                x,
+                heads_between * args.head_dim,
+                map,
+                args.dim,
+                rows,
+                whole,
+                args.head_dim,
+                false};
+    small_gemm(g);
+    if (whole == args.dim) return;
+    g.c += whole;
+    g.b += whole;
+    size_t row = 0;
+    for (; row + 4 <= rows; row += 4) map_last_columns<4>(g, row, args.dim - whole);
+    for (; row < rows; ++row) map_last_columns<1>(g, row, args.dim - whole);
   };
   if (args.tokens < args.heads_per_map) {
     for (size_t token = 0; token < args.tokens; ++token) {

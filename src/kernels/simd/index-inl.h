@@ -285,6 +285,14 @@ inline void score_all_heads(const IndexScoreArgs& args, HeadRows& rows) {
   }
 }
 
+// Ranks 24 and 32, of trained and of calibrated indexers, are worth code of their own.
+template <IndexKeyType kType>
+inline void score_coded(const IndexScoreArgs& args, HeadRows& rows) {
+  if (args.keys.dim == 24) return score_all_heads<kType, 6>(args, rows);
+  if (args.keys.dim == 32) return score_all_heads<kType, 8>(args, rows);
+  score_all_heads<kType, 0>(args, rows);
+}
+
 inline void index_scores_simd(const IndexScoreArgs& args, KernelScratch& scratch, int worker) {
   if (args.count == 0) return;
   const size_t stride = (args.count + kIndexBlock - 1) / kIndexBlock * kIndexBlock;
@@ -292,16 +300,13 @@ inline void index_scores_simd(const IndexScoreArgs& args, KernelScratch& scratch
   rows.scores =
       reinterpret_cast<float*>(worker_scratch(scratch, worker, kHeadsAtOnce * stride * sizeof(float)));
   rows.stride = stride;
-  const bool rank32 = args.keys.dim == 32;  // the rank of calibrated indexers, worth code of its own
   switch (args.keys.type) {
     case IndexKeyType::f32:
       return score_all_heads<IndexKeyType::f32, 0>(args, rows);
     case IndexKeyType::i8:
-      return rank32 ? score_all_heads<IndexKeyType::i8, 8>(args, rows)
-                    : score_all_heads<IndexKeyType::i8, 0>(args, rows);
+      return score_coded<IndexKeyType::i8>(args, rows);
     case IndexKeyType::i4:
-      return rank32 ? score_all_heads<IndexKeyType::i4, 8>(args, rows)
-                    : score_all_heads<IndexKeyType::i4, 0>(args, rows);
+      return score_coded<IndexKeyType::i4>(args, rows);
   }
 }
 

@@ -20,23 +20,24 @@ inline constexpr size_t kBlockVectors = kIndexBlock / kLanes;
 
 // One query head rounded to int8, read four dimensions at a time.
 struct CodedQuery {
-  int8_t codes[kMaxIndexDim + 8];  // padded with zeros to a multiple of 8
-  int32_t offset;                  // takes back what unsigned key codes are too large by
+  int8_t codes[kMaxIndexDim + kLanes];  // padded with zeros to a multiple of 8
+  int32_t offset;                       // takes back what unsigned key codes are too large by
   float scale;
 };
 
-// round_to_int8 for a multiple of kLanes values, bit for bit; `sum` of the codes.
+// round_to_int8 bit for bit, with zeros up to a multiple of kLanes; `sum` of the codes.
 HWY_INLINE float round_vectors(int8_t* codes, int32_t& sum, const float* values, size_t dim) {
   VF largest = hn::Zero(F32());
   for (size_t d = 0; d < dim; d += kLanes) {
-    largest = hn::Max(hn::Abs(hn::LoadU(F32(), values + d)), largest);  // a NaN gives the second operand
+    const VF value = hn::MaskedLoad(hn::FirstN(F32(), dim - d), F32(), values + d);
+    largest = hn::Max(hn::Abs(value), largest);  // a NaN gives the second operand
   }
   const float most = hn::GetLane(hn::MaxOfLanes(F32(), largest));
   const bool usable = most > 0.0f && std::isfinite(most);
   const VF inverse = hn::Set(F32(), usable ? 127.0f / most : 0.0f);
   VI sums = hn::Zero(I32());
   for (size_t d = 0; d < dim; d += kLanes) {
-    const VF value = hn::LoadU(F32(), values + d);
+    const VF value = hn::MaskedLoad(hn::FirstN(F32(), dim - d), F32(), values + d);
     const auto is_number = hn::Eq(value, value);
     const VF scaled = hn::IfThenElseZero(is_number, hn::Mul(value, inverse));
     VI rounded = hn::NearestInt(scaled);
@@ -53,12 +54,7 @@ HWY_INLINE float round_vectors(int8_t* codes, int32_t& sum, const float* values,
 template <IndexKeyType kType>
 inline void code_query(CodedQuery& query, const float* q, size_t dim) {
   int32_t sum = 0;
-  if (dim % kLanes == 0) {
-    query.scale = round_vectors(query.codes, sum, q, dim);
-  } else {
-    query.scale = round_to_int8(query.codes, q, dim);
-    for (size_t d = 0; d < dim; ++d) sum += query.codes[d];
-  }
+  query.scale = round_vectors(query.codes, sum, q, dim);
   std::memset(query.codes + dim, 0, 8);
   query.offset = (kType == IndexKeyType::i8 ? -128 : -120) * sum;
 }
