@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "cli/eval_arguments.h"
 #include "cli/interrupt.h"
@@ -13,8 +14,17 @@ constexpr const char* kExamples = R"(Examples:
   keysieve eval needle --haystack a.txt b.txt --contexts 4096,8k --trials 50 --modes dense,sparse --json
   keysieve eval needle --dense --modes dense,recent --budget 512
 "The secret code is NNNN." stands in prose, at depths spread evenly over the trials; the question comes last.
-A trial passes where the greedy answer (16 tokens) names the code. Also told, with the answer begun as "The
-secret code is": `strict`, all the code's tokens are the greedy choice, and their mean negative log likelihood.)";
+Other forms: words (asked for in other words than it is told in), pairs (the value of one of eight keys), two
+(two codes, both asked for). A trial passes where the greedy answer (16 tokens; 32 for two) names every code.
+Also told, with the answer begun as the text has it: `strict`, all the codes' tokens are the greedy choice, and
+their mean negative log likelihood.)";
+
+NeedleForm parse_form(const std::string& text) {
+  for (const NeedleForm form : {NeedleForm::code, NeedleForm::words, NeedleForm::pairs, NeedleForm::two}) {
+    if (to_string(form) == text) return form;
+  }
+  throw Error(ErrorKind::usage, "--form", '"' + text + '"', "code, words, pairs or two");
+}
 
 class EvalNeedleCommand final : public Command {
  public:
@@ -33,6 +43,9 @@ class EvalNeedleCommand final : public Command {
         ->check(CLI::IsMember({"in-prompt", "after"}))
         ->type_name("P")
         ->capture_default_str();
+    app.add_option("--form", form_, "what is hidden and asked: code, words, pairs or two")
+        ->type_name("F")
+        ->capture_default_str();
     add_count(app, "--seed", seed_, "of the codes and the places in the text")->default_str("1");
     arguments_.add(app);
   }
@@ -45,6 +58,7 @@ class EvalNeedleCommand final : public Command {
     options.trials = trials_;
     options.modes = parse_modes(modes_);
     options.seed = seed_;
+    options.form = parse_form(form_);
     if (protocol_ == "after") options.protocol = NeedleProtocol::after;
     for (const std::string& file : haystacks_) options.haystacks.push_back(read_text_file(file));
     if (haystacks_.empty()) options.haystacks.push_back(default_haystack());
@@ -89,13 +103,13 @@ class EvalNeedleCommand final : public Command {
       trials.push_back({{"context", trial.context},
                         {"mode", to_string(trial.mode)},
                         {"depth", trial.depth},
-                        {"code", trial.code},
+                        {"code", fmt::format("{}", fmt::join(trial.codes, " "))},
                         {"answer", trial.answer},
                         {"passed", trial.passed},
                         {"strict", trial.strict},
                         {"code_nll", trial.code_nll}});
     }
-    return {{"rows", rows}, {"trials", trials}, {"protocol", protocol_}, {"seed", seed_}};
+    return {{"rows", rows}, {"trials", trials}, {"protocol", protocol_}, {"form", form_}, {"seed", seed_}};
   }
 
   static void show(const NeedleResult& result) {
@@ -115,6 +129,7 @@ class EvalNeedleCommand final : public Command {
   std::vector<std::string> haystacks_;
   std::vector<std::string> modes_{"dense", "sparse", "oracle", "recent"};
   std::string protocol_ = "in-prompt";
+  std::string form_ = "code";
   size_t seed_ = 1;
   EvalArguments arguments_;
 };

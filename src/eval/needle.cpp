@@ -21,15 +21,18 @@ struct Cancelled {};
 class NeedleRun {
  public:
   NeedleRun(const EvalSetting& setting, const NeedleOptions& options)
-      : setting_(setting), options_(options), codec_(setting.language_model().text()) {}
+      : setting_(setting),
+        options_(options),
+        codec_(setting.language_model().text()),
+        answer_tokens_(needle_answer_tokens(options.form)) {}
 
   // One context in all modes; mode by mode, so that the peak of memory can be told for each.
   void run_context(size_t context, NeedleResult& result) {
     std::vector<NeedlePrompt> prompts;
     for (size_t i = 0; i < options_.trials; ++i) {
       const std::string& haystack = options_.haystacks[i % options_.haystacks.size()];
-      const NeedleSpec spec =
-          needle_spec(context - kNeedleAnswer, i, options_.trials, haystack.size(), options_.seed);
+      const NeedleSpec spec = needle_spec(context - answer_tokens_, i, options_.trials, haystack.size(),
+                                          options_.seed, options_.form);
       prompts.push_back(make_needle_prompt(codec_, haystack, spec));
     }
     std::vector<bool> dense_passed(options_.trials, false);
@@ -69,7 +72,7 @@ class NeedleRun {
     trial.context = row.context;
     trial.mode = row.mode;
     trial.depth = prompt.depth;
-    trial.code = prompt.code;
+    trial.codes = prompt.codes;
     state.clear();
     const auto start = std::chrono::steady_clock::now();
     const std::span<const int32_t> tokens(prompt.tokens);
@@ -83,7 +86,7 @@ class NeedleRun {
     row.positions_read += state.work().mean_positions_read();
     const std::vector<float> after_prompt(state.last_logits().begin(), state.last_logits().end());
     trial.answer = answer(state, after_prompt);
-    trial.passed = names_code(trial.answer, prompt.code);
+    trial.passed = names_codes(trial.answer, prompt.codes);
     // A cache that forgets cannot go back to the end of the prompt.
     if (state.truncate(prompt.tokens.size())) force(state, prompt, trial);
     return trial;
@@ -93,16 +96,16 @@ class NeedleRun {
     const std::vector<int32_t>& ends = codec_.end_tokens();
     std::vector<int32_t> ids;
     int32_t next = greedy_choice(after_prompt);
-    while (ids.size() < kNeedleAnswer && !std::binary_search(ends.begin(), ends.end(), next)) {
+    while (ids.size() < answer_tokens_ && !std::binary_search(ends.begin(), ends.end(), next)) {
       ids.push_back(next);
-      if (ids.size() == kNeedleAnswer || state.position() == state.context()) break;
+      if (ids.size() == answer_tokens_ || state.position() == state.context()) break;
       forward(state, {&next, 1});
       next = greedy_choice(state.last_logits());
     }
     return codec_.decode(ids, true);
   }
 
-  // The code's tokens given "The secret code is".
+  // The codes' tokens in the task's own answer.
   void force(SequenceState& state, const NeedlePrompt& prompt, NeedleTrial& trial) const {
     const size_t first = prompt.tokens.size();
     if (state.context() - first < prompt.answer.size()) return;
@@ -115,14 +118,15 @@ class NeedleRun {
       for (size_t r = 0; r < rows; ++r) {
         const size_t predicted =
             position + r + 1 - first;  // index in `answer` of the token this row predicts
-        if (predicted < prompt.code_begin || predicted >= prompt.answer.size()) continue;
+        if (predicted >= prompt.answer.size() || !prompt.is_code[predicted]) continue;
         const std::span<const float> row = values.subspan(r * vocabulary, vocabulary);
         sum += negative_log_likelihood(row, prompt.answer[predicted]);
         greedy = greedy && greedy_choice(row) == prompt.answer[predicted];
       }
     };
     prefill(state, prompt.answer, options);
-    trial.code_nll = sum / static_cast<double>(prompt.answer.size() - prompt.code_begin);
+    trial.code_nll =
+        sum / static_cast<double>(std::count(prompt.is_code.begin(), prompt.is_code.end(), true));
     trial.strict = greedy;
   }
 
@@ -146,6 +150,7 @@ class NeedleRun {
   const EvalSetting& setting_;
   const NeedleOptions& options_;
   const TextCodec& codec_;
+  const size_t answer_tokens_;
   size_t done_ = 0;
 };
 
@@ -159,9 +164,9 @@ void check(const EvalSetting& setting, const NeedleOptions& options) {
   for (const AttentionMode mode : options.modes) setting.require(mode);
   const size_t limit = setting.model()->config().context;
   for (const size_t context : options.contexts) {
-    if (context > kNeedleAnswer && context <= limit) continue;
+    if (context > needle_answer_tokens(options.form) && context <= limit) continue;
     throw Error(ErrorKind::mismatch, "needle context", fmt::format("{} tokens", context),
-                fmt::format("{} to {}, the model's context", kNeedleAnswer + 1, limit),
+                fmt::format("{} to {}, the model's context", needle_answer_tokens(options.form) + 1, limit),
                 "change --contexts, or raise --context if the model can extrapolate");
   }
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "eval/attention_mode.h"
+#include "eval/needle_task.h"
 
 namespace keysieve {
 
@@ -23,6 +24,7 @@ struct NeedleOptions {
   size_t trials = 20;
   std::vector<AttentionMode> modes;
   NeedleProtocol protocol = NeedleProtocol::in_prompt;
+  NeedleForm form = NeedleForm::code;
   std::vector<std::string> haystacks;  // texts, used in turn; not empty
   uint64_t seed = 1;
   const std::atomic<bool>* cancel = nullptr;
@@ -33,13 +35,12 @@ struct NeedleTrial {
   size_t context = 0;
   AttentionMode mode = AttentionMode::dense;
   double depth = 0;
-  std::string code;
-  std::string answer;   // greedy, at most kNeedleAnswer tokens
-  bool passed = false;  // the answer names the code
-  bool strict = false;  // after "The secret code is", every token of the code is the greedy choice
-  double code_nll = 0;  // mean negative log likelihood of the code's tokens there, nats
+  std::vector<std::string> codes;
+  std::string answer;   // greedy, at most needle_answer_tokens(form) tokens
+  bool passed = false;  // the answer names every code
+  bool strict = false;  // in the task's own answer, every token of a code is the greedy choice
+  double code_nll = 0;  // mean negative log likelihood of the codes' tokens there, nats
 };
-inline constexpr size_t kNeedleAnswer = 16;
 
 struct NeedleRow {
   size_t context = 0;

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
+#include <span>
 
 #include "eval/statistics.h"
 #include "keysieve/error.h"
@@ -13,7 +15,6 @@ namespace keysieve {
 namespace {
 
 constexpr std::string_view kBefore = "Read the following text and answer the question at the end.\n\n";
-constexpr std::string_view kAfter = "\n\nQuestion: What is the secret code? Answer with the number.";
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -48,19 +49,62 @@ size_t common_prefix(std::span<const int32_t> a, std::span<const int32_t> b) {
   return count;
 }
 
-Rendered render(const TextCodec& codec, std::string_view prose, size_t cut, std::string_view sentence) {
-  // A space where the prose does not end a line there.
-  const std::string_view left = prose.substr(0, cut);
-  const std::string document = fmt::format("{}{}{}{}{}", kBefore, left, sentence, " ", prose.substr(cut));
-  const std::array chat{Message{"user", document + std::string(kAfter)}};
+// Positions in `prose` where the task's sentences go, [plants].
+std::vector<size_t> places(std::string_view prose, const NeedleTask& task) {
+  const std::vector<size_t> starts = sentence_starts(prose);
+  std::vector<size_t> cuts;
+  for (const NeedleTask::Plant& plant : task.plants) {
+    const double wanted = plant.depth * static_cast<double>(prose.size());
+    cuts.push_back(nearest(starts, static_cast<size_t>(std::lround(wanted))));
+  }
+  return cuts;
+}
+
+Rendered render(const TextCodec& codec, std::string_view prose, const NeedleTask& task) {
+  const std::vector<size_t> cuts = places(prose, task);
+  std::vector<size_t> order(cuts.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(),
+            [&](size_t a, size_t b) { return std::pair(cuts[a], a) < std::pair(cuts[b], b); });
+  std::string document(kBefore);
+  std::string before_needle;
+  size_t at = 0;
+  for (const size_t i : order) {
+    document += prose.substr(at, cuts[i] - at);
+    at = cuts[i];
+    if (i == 0) before_needle = document;
+    document += task.plants[i].sentence + " ";
+  }
+  document += prose.substr(at);
+  const std::array chat{Message{"user", document + "\n\nQuestion: " + task.question}};
   Rendered result;
   result.tokens = codec.encode_chat(chat);
   // Where parts begin is told by what stays the same when they are replaced.
-  const std::array without{Message{"user", fmt::format("{}{}#", kBefore, left)}};
+  const std::array without{Message{"user", before_needle + "#"}};
   result.needle_token = common_prefix(result.tokens, codec.encode_chat(without));
   const std::array unasked{Message{"user", document + "\n\n#"}};
   result.document_tokens = common_prefix(result.tokens, codec.encode_chat(unasked));
   return result;
+}
+
+// The tokens of `answer` that spell a code: those that change when the code does.
+std::vector<bool> code_tokens(const TextCodec& codec, const NeedleTask& task,
+                              std::span<const int32_t> answer) {
+  std::vector<bool> is_code(answer.size(), false);
+  for (const std::string& code : task.codes) {
+    std::string other = task.answer;
+    other.replace(other.find(code), code.size(), "#");
+    const std::vector<int32_t> changed = codec.encode(other, false);
+    const size_t begin = common_prefix(answer, changed);
+    size_t same_end = 0;
+    while (same_end < std::min(answer.size(), changed.size()) - begin &&
+           answer[answer.size() - 1 - same_end] == changed[changed.size() - 1 - same_end]) {
+      ++same_end;
+    }
+    std::fill(is_code.begin() + static_cast<ptrdiff_t>(begin),
+              is_code.end() - static_cast<ptrdiff_t>(same_end), true);
+  }
+  return is_code;
 }
 
 }  // namespace
@@ -69,8 +113,8 @@ NeedlePrompt make_needle_prompt(const TextCodec& codec, std::string_view haystac
   std::string_view prose = haystack.substr(std::min(spec.start, haystack.size()));
   const std::vector<size_t> early = sentence_starts(prose.substr(0, 4000));
   if (spec.start > 0 && early.size() > 2) prose.remove_prefix(early[1]);
-  const std::string sentence = fmt::format("The secret code is {}.", spec.code);
-  const size_t frame = render(codec, "", 0, sentence).tokens.size();
+  const NeedleTask task = make_needle_task(spec.form, spec.code, spec.depth, spec.draw);
+  const size_t frame = render(codec, "", task).tokens.size();
   if (frame >= spec.tokens) {
     throw Error(ErrorKind::mismatch, "needle context", fmt::format("{} tokens", spec.tokens),
                 fmt::format("more than the {} of the question alone", frame), "use longer --contexts");
@@ -82,8 +126,7 @@ NeedlePrompt make_needle_prompt(const TextCodec& codec, std::string_view haystac
   size_t best_miss = spec.tokens;
   for (int step = 0; step < 12 && best_miss > 0; ++step) {
     const std::string_view part = prose.substr(0, bytes);
-    const auto wanted = static_cast<size_t>(std::lround(spec.depth * static_cast<double>(part.size())));
-    const Rendered found = render(codec, part, nearest(sentence_starts(part), wanted), sentence);
+    const Rendered found = render(codec, part, task);
     const size_t count = found.tokens.size();
     const size_t miss = count > spec.tokens ? count - spec.tokens : spec.tokens - count;
     if (miss < best_miss) {
@@ -107,13 +150,14 @@ NeedlePrompt make_needle_prompt(const TextCodec& codec, std::string_view haystac
   prompt.document_tokens = best.document_tokens;
   prompt.depth = static_cast<double>(best.needle_token) / static_cast<double>(best.document_tokens);
   prompt.tokens = std::move(best.tokens);
-  prompt.code = spec.code;
-  prompt.answer = codec.encode(fmt::format("The secret code is {}", spec.code), false);
-  prompt.code_begin = common_prefix(prompt.answer, codec.encode("The secret code is #", false));
+  prompt.codes = task.codes;
+  prompt.answer = codec.encode(task.answer, false);
+  prompt.is_code = code_tokens(codec, task, prompt.answer);
   return prompt;
 }
 
-NeedleSpec needle_spec(size_t tokens, size_t trial, size_t trials, size_t haystack_bytes, uint64_t seed) {
+NeedleSpec needle_spec(size_t tokens, size_t trial, size_t trials, size_t haystack_bytes, uint64_t seed,
+                       NeedleForm form) {
   SplitMix random(seed * 1000003 + trial * 7919 + tokens);
   NeedleSpec spec;
   spec.tokens = tokens;
@@ -122,6 +166,8 @@ NeedleSpec needle_spec(size_t tokens, size_t trial, size_t trials, size_t haysta
   const size_t needed = tokens * 6;
   spec.start = haystack_bytes > needed ? random.below(haystack_bytes - needed) : 0;
   spec.code = fmt::format("{}", 1000 + random.below(9000));
+  spec.form = form;
+  spec.draw = random.next();
   return spec;
 }
 
@@ -132,6 +178,11 @@ bool names_code(std::string_view answer, std::string_view code) {
       return true;
   }
   return false;
+}
+
+bool names_codes(std::string_view answer, std::span<const std::string> codes) {
+  return std::all_of(codes.begin(), codes.end(),
+                     [&](const std::string& code) { return names_code(answer, code); });
 }
 
 }  // namespace keysieve

@@ -35,9 +35,62 @@ TEST_F(NeedlePrompts, HaveTheAskedLengthAndTheCodeAtTheAskedDepth) {
           model_.text().decode(std::span(prompt.tokens).subspan(prompt.document_tokens));
       EXPECT_NE(after.find("What is the secret code"), std::string::npos);
       EXPECT_LT(after.size(), 140u);
-      EXPECT_EQ(model_.text().decode(std::span(prompt.answer).subspan(prompt.code_begin)), spec.code);
+      std::vector<int32_t> spelled;
+      for (size_t i = 0; i < prompt.answer.size(); ++i) {
+        if (prompt.is_code[i]) spelled.push_back(prompt.answer[i]);
+      }
+      EXPECT_EQ(model_.text().decode(spelled), spec.code);
     }
   }
+}
+
+TEST_F(NeedlePrompts, EveryFormHidesWhatItAsksFor) {
+  const std::string haystack = prose(20000);
+  const auto count_of = [](const std::string& text, const std::string& part) {
+    size_t count = 0;
+    for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
+    return count;
+  };
+  for (const auto [form, codes, sentences] :
+       {std::tuple(NeedleForm::words, 1u, 1u), std::tuple(NeedleForm::pairs, 1u, 8u),
+        std::tuple(NeedleForm::two, 2u, 2u)}) {
+    SCOPED_TRACE(to_string(form));
+    for (size_t trial = 0; trial < 6; ++trial) {
+      const NeedleSpec spec = needle_spec(2000, trial, 6, haystack.size(), 5, form);
+      const NeedlePrompt prompt = make_needle_prompt(model_.text(), haystack, spec);
+      EXPECT_NEAR(static_cast<double>(prompt.tokens.size()), 2000, 20);
+      EXPECT_NEAR(prompt.depth, spec.depth, 0.1);
+      ASSERT_EQ(prompt.codes.size(), codes);
+      EXPECT_EQ(prompt.codes[0], spec.code);
+      const std::string document =
+          model_.text().decode(std::span(prompt.tokens).first(prompt.document_tokens));
+      const std::string question =
+          model_.text().decode(std::span(prompt.tokens).subspan(prompt.document_tokens));
+      std::string spelled, answer = model_.text().decode(prompt.answer);
+      for (size_t i = 0; i < prompt.answer.size(); ++i) {
+        if (prompt.is_code[i]) spelled += model_.text().decode(std::span(prompt.answer).subspan(i, 1));
+      }
+      std::string wanted;
+      for (const std::string& code : prompt.codes) {
+        wanted += code;
+        EXPECT_EQ(count_of(document, " " + code + ". "), 1u);
+        EXPECT_EQ(count_of(question, code), 0u);
+        EXPECT_EQ(count_of(answer, code), 1u);
+      }
+      EXPECT_EQ(spelled, wanted);
+      const std::string told = form == NeedleForm::words   ? "vault in the cellar"
+                               : form == NeedleForm::pairs ? "The value of key "
+                                                           : " secret code is ";
+      EXPECT_EQ(count_of(document, told), sentences);
+      if (form == NeedleForm::pairs) {
+        const size_t key = question.find("key ") + 4;
+        const std::string name = question.substr(key, question.find('?') - key);
+        EXPECT_EQ(count_of(document, "The value of key " + name + " is " + spec.code), 1u);
+      }
+    }
+  }
+  EXPECT_TRUE(names_codes("It is 1234 and 5678.", std::vector<std::string>{"5678", "1234"}));
+  EXPECT_FALSE(names_codes("It is 1234 and 56789.", std::vector<std::string>{"5678", "1234"}));
 }
 
 TEST_F(NeedlePrompts, TrialsDifferAndRepeatExactly) {
@@ -88,7 +141,7 @@ TEST_F(Needle, ReportsEveryModeOnTheSamePrompts) {
       EXPECT_LE(row.positions_read, 48);
     }
   }
-  for (size_t i = 0; i < 2; ++i) EXPECT_EQ(result->trials[i].code, result->trials[i + 2].code);
+  for (size_t i = 0; i < 2; ++i) EXPECT_EQ(result->trials[i].codes, result->trials[i + 2].codes);
 }
 
 TEST_F(Needle, ABudgetThatHoldsEverythingAnswersAsDense) {
