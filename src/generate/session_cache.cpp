@@ -15,8 +15,12 @@ namespace {
 // A vote of 32 queries is steadier than the last one's.
 constexpr size_t kDefaultVoters = 32;
 
-// A chunk's rows are in memory beside the budget's: no more of them than that, but enough for fast prefill.
-size_t chunk_beside(size_t budget, size_t most) { return std::clamp<size_t>(budget, 64, most); }
+// A chunk's rows are in memory beside the budget's: no more of them than that, but enough for fast prefill. A
+// multiple of 64, so that a chunk's end cuts no block of neighbours that the full cache's chunks leave whole.
+size_t chunk_beside(size_t budget, size_t most) {
+  constexpr size_t kStep = 64;
+  return std::clamp(budget / kStep * kStep, std::min(kStep, most), most);
+}
 
 }  // namespace
 
