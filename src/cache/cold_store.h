@@ -9,6 +9,13 @@
 
 namespace keysieve {
 
+// One row to be read, and where its key and its value go, row_bytes() each.
+struct ColdRow {
+  uint32_t position;
+  std::byte* key;
+  std::byte* value;
+};
+
 // Where a tiered cache keeps the keys and values of every position. One record is one position of one layer:
 // [kv_heads]{key [head_dim], value [head_dim]} of the shape's type. Bytes come back as they went in, or an
 // Error is thrown.
@@ -19,10 +26,11 @@ class ColdStore {
   // positions this layer has seen, first + count at most the capacity. Throws Error{file} where a file cannot
   // take them (a full disk) or has lost what it held.
   virtual void write(size_t layer, size_t first, std::span<const std::byte> records) = 0;
-  // One key and one value, row_bytes() each, of a position that was written. Safe from several threads at
-  // once. Throws Error{file} where they are gone.
-  virtual void read(size_t layer, size_t position, size_t kv_head, std::byte* key,
-                    std::byte* value) const = 0;
+  // Keys and values of one KV head at positions that were written, ascending. `buffer` is working memory.
+  // Safe from several threads at once, each with its own buffer. Throws Error{file} where they are gone; some
+  // rows may have been read by then.
+  virtual void read(size_t layer, size_t kv_head, std::span<const ColdRow> rows,
+                    std::vector<std::byte>& buffer) const = 0;
   // The records of positions first .. first + records.size() / record_bytes() - 1, which were written. Throws
   // as read().
   virtual void read_records(size_t layer, size_t first, std::span<std::byte> records) const = 0;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "keysieve/error.h"
@@ -26,7 +27,8 @@ TieredCache::TieredCache(const CacheShape& shape, TieredCacheOptions options,
       options_(std::move(options)),
       kernels_(std::move(kernels)),
       cold_(std::move(cold)),
-      staging_(options_.sets) {
+      staging_(options_.sets),
+      readings_(1) {
   if (options_.budget == 0 || options_.chunk == 0) {
     throw Error(ErrorKind::usage, "tiered cache", "a budget or chunk of 0", "at least 1");
   }
@@ -150,10 +152,15 @@ void TieredCache::free_slots(const Layer& layer, HotSet& set, size_t count) {
   }
 }
 
-void TieredCache::fetch(size_t index, size_t set, uint32_t position, uint32_t slot) {
+// Reads ascending positions into slots. If it throws, nothing points to the slots yet.
+void TieredCache::fetch(size_t index, size_t set, std::span<const uint32_t> positions,
+                        std::span<const uint32_t> slots, Reading& reading) {
   LayerStore& hot = layers_[index].hot;
   for (size_t head = first_head(set); head < first_head(set + 1); ++head) {
-    cold_->read(index, position, head, hot.key_row(head, slot), hot.value_row(head, slot));
+    reading.rows.clear();
+    for (size_t i = 0; i < positions.size(); ++i)
+      reading.rows.push_back({positions[i], hot.key_row(head, slots[i]), hot.value_row(head, slots[i])});
+    cold_->read(index, head, reading.rows, reading.buffer);
   }
 }
 
@@ -165,12 +172,13 @@ void TieredCache::put_in_order(size_t index) {
     std::fill(set.positions.begin(), set.positions.end(), kNone);
     std::fill(set.slots.begin(), set.slots.end(), kNone);
     std::fill(set.used.begin(), set.used.end(), uint64_t{0});
-    for (uint32_t position = 0; position < layer.size; ++position) {
-      fetch(index, s, position, position);
-      set.slots[position] = set.positions[position] = position;
-      set.used[position] = layer.round;
-      moved_ += cold_->record_bytes() / options_.sets;
-    }
+    std::vector<uint32_t> all(layer.size);
+    std::iota(all.begin(), all.end(), uint32_t{0});
+    fetch(index, s, all, all, readings_[0]);
+    std::copy(all.begin(), all.end(), set.slots.begin());
+    std::copy(all.begin(), all.end(), set.positions.begin());
+    std::fill_n(set.used.begin(), layer.size, layer.round);
+    moved_ += layer.size * (cold_->record_bytes() / options_.sets);
   }
   layer.hot.mark_written(layer.size);
   layer.in_order = true;
@@ -203,8 +211,8 @@ void TieredCache::count_fitting(const Layer& layer, const SelectedRows& rows, si
   }
 }
 
-// Makes the rows of the first `queries` hot and rewrites their positions to slots.
-void TieredCache::bring(size_t index, const SelectedRows& rows, size_t s, size_t queries) {
+// The rows of the first `queries` that are not hot, ascending, and slots for them.
+void TieredCache::find_missing(size_t index, const SelectedRows& rows, size_t s, size_t queries) {
   Layer& layer = layers_[index];
   HotSet& set = layer.sets[s];
   Staging& work = staging_[s];
@@ -223,15 +231,40 @@ void TieredCache::bring(size_t index, const SelectedRows& rows, size_t s, size_t
     }
   }
   free_slots(layer, set, work.missing.size());
+  std::sort(work.missing.begin(), work.missing.end());  // neighbours are read together
+  work.moved = work.missing.size() * (cold_->record_bytes() / options_.sets);
+}
+
+// In slices, since one set may miss many more rows than another.
+void TieredCache::read_missing(size_t index, const Threads& threads) {
+  constexpr size_t kSlice = 64;
+  size_t slices = 0;
+  for (const Staging& work : staging_) slices += (work.missing.size() + kSlice - 1) / kSlice;
+  readings_.resize(std::max(readings_.size(), static_cast<size_t>(threads.count())));
+  threads.run(slices, [&](size_t slice, int worker) {
+    size_t set = 0;
+    for (; slice * kSlice >= staging_[set].missing.size(); ++set)
+      slice -= (staging_[set].missing.size() + kSlice - 1) / kSlice;
+    const size_t first = slice * kSlice;
+    const size_t count = std::min(kSlice, staging_[set].missing.size() - first);
+    fetch(index, set, std::span(staging_[set].missing).subspan(first, count),
+          std::span(layers_[index].sets[set].victims).subspan(first, count),
+          readings_[static_cast<size_t>(worker)]);
+  });
+}
+
+// Tells the set where the rows lie that were missing, and turns positions into slots.
+void TieredCache::rewrite(size_t index, const SelectedRows& rows, size_t s, size_t queries) {
+  Layer& layer = layers_[index];
+  HotSet& set = layer.sets[s];
+  const Staging& work = staging_[s];
   for (size_t i = 0; i < work.missing.size(); ++i) {
     const uint32_t position = work.missing[i];
     const uint32_t slot = set.victims[i];
-    fetch(index, s, position, slot);  // if it throws, the slot is free and nothing points to it
     set.slots[position] = slot;
     set.positions[slot] = position;
     set.used[slot] = layer.round;
   }
-  work.moved = work.missing.size() * (cold_->record_bytes() / options_.sets);
   for (size_t query = 0; query < queries; ++query) {
     uint32_t* row = rows.row(query, s);
     const size_t same = shared_[query * options_.sets + s];
@@ -256,7 +289,9 @@ StagedRows TieredCache::stage(size_t index, const SelectedRows& rows, const Thre
                 fmt::format("at most {}", layer.hot.capacity()));
   }
   ++layer.round;
-  threads.run(options_.sets, [&](size_t set, int) { bring(index, rows, set, queries); });
+  threads.run(options_.sets, [&](size_t set, int) { find_missing(index, rows, set, queries); });
+  read_missing(index, threads);  // if it throws, the slots are free and nothing points to them
+  threads.run(options_.sets, [&](size_t set, int) { rewrite(index, rows, set, queries); });
   for (const Staging& work : staging_) moved_ += work.moved;
   return {queries, layer.hot.kv()};
 }

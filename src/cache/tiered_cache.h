@@ -68,6 +68,11 @@ class TieredCache final : public KvCache {
     bool resident = false;  // all rows stay hot; nothing is in the cold store
     bool in_order = true;   // slot and position are the same number
   };
+  // Working memory of one thread in fetch().
+  struct Reading {
+    std::vector<ColdRow> rows;  // of one head, ascending
+    std::vector<std::byte> buffer;
+  };
   // Working memory of one set in stage().
   struct Staging {
     std::vector<uint32_t> seen;  // [positions]: mark of the last pass that met it
@@ -84,9 +89,12 @@ class TieredCache final : public KvCache {
   void admit(Layer& layer, size_t set, size_t first, size_t count);
   static void free_slots(const Layer& layer, HotSet& set, size_t count);
   void copy_encoded(Layer& layer, size_t set, size_t token, uint32_t slot);
-  void fetch(size_t layer, size_t set, uint32_t position, uint32_t slot);
+  void fetch(size_t layer, size_t set, std::span<const uint32_t> positions, std::span<const uint32_t> slots,
+             Reading& reading);
   void count_fitting(const Layer& layer, const SelectedRows& rows, size_t set);
-  void bring(size_t layer, const SelectedRows& rows, size_t set, size_t queries);
+  void find_missing(size_t layer, const SelectedRows& rows, size_t set, size_t queries);
+  void read_missing(size_t layer, const Threads& threads);
+  void rewrite(size_t layer, const SelectedRows& rows, size_t set, size_t queries);
 
   CacheShape shape_;
   TieredCacheOptions options_;
@@ -94,6 +102,7 @@ class TieredCache final : public KvCache {
   std::unique_ptr<ColdStore> cold_;
   std::vector<Layer> layers_;       // [layers]
   std::vector<Staging> staging_;    // [sets]
+  std::vector<Reading> readings_;   // [threads]
   std::vector<std::byte> encoded_;  // records of the chunk being appended
   std::vector<size_t> shared_;      // [queries, sets]: leading rows that the query before has too
   uint64_t moved_ = 0;
