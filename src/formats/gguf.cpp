@@ -298,6 +298,10 @@ const TensorInfo* GgufFile::find(std::string_view name) const {
   return found == tensor_index_.end() ? nullptr : &tensors_[found->second];
 }
 
+void GgufFile::release() const {
+  if (file_) file_->release(bytes_);
+}
+
 const TensorInfo& GgufFile::require_tensor(std::string_view name) const {
   if (const TensorInfo* tensor = find(name)) return *tensor;
   const auto parts = get<uint32_t>("split.count").value_or(1);

@@ -61,6 +61,9 @@ class GgufFile {
   const TensorInfo* find(std::string_view name) const;            // null if there is none
   const TensorInfo& require_tensor(std::string_view name) const;  // Error{format} if there is none
 
+  // Lets the pages go that are in memory; what is read later comes back from the file.
+  void release() const;
+
  private:
   friend class GgufParser;
   GgufFile() = default;

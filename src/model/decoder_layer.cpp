@@ -70,28 +70,37 @@ void norm(Pass& pass, const std::vector<float>& weight) {
   });
 }
 
-// gate = silu(gate) * up
-void swiglu(Pass& pass) {
-  ForwardBuffers& b = pass.buffers;
-  const size_t mlp = pass.config().mlp;
-  for_token_blocks(pass.model.threads(), pass.rows, [&](size_t first, size_t count) {
-    float* gate = b.gate.data() + first * mlp;
-    pass.kernels().swiglu(gate, gate, b.up.data() + first * mlp, count * mlp);
-  });
+MatmulJob job(AlignedArray<float>& out, const std::unique_ptr<PackedMatrix>& weight) {
+  return {out.data(), weight->rows(), weight.get()};
 }
 
 template <size_t kJobs>
-void project(Pass& pass, const std::array<MatmulJob, kJobs>& jobs, const AlignedArray<float>& x) {
-  pass.kernels().matmul(jobs, x.data(), pass.rows, pass.scratch, pass.model.threads());
-}
-
-MatmulJob job(AlignedArray<float>& out, const std::unique_ptr<PackedMatrix>& weight) {
-  return {out.data(), weight->rows(), weight.get()};
+void project(Pass& pass, const std::array<MatmulJob, kJobs>& jobs, const float* x, size_t rows) {
+  pass.kernels().matmul(jobs, x, rows, pass.scratch, pass.model.threads());
 }
 
 // The product joins the residual stream.
 MatmulJob residual_job(Pass& pass, const std::unique_ptr<PackedMatrix>& weight) {
   return {pass.buffers.x.data(), weight->rows(), weight.get(), true};
+}
+
+// x += Wdown (silu(Wgate normed) * Wup normed), kMlpRows rows at a time: gate and up are the widest rows
+// there are, and stay in the cache that way.
+void feed_forward(Pass& pass, const LayerWeights& w) {
+  ForwardBuffers& b = pass.buffers;
+  const ModelConfig& config = pass.config();
+  for (size_t first = 0; first < pass.rows; first += kMlpRows) {
+    const size_t rows = std::min(kMlpRows, pass.rows - first);
+    project(pass, std::array{job(b.gate, w.gate), job(b.up, w.up)}, b.normed.data() + first * config.hidden,
+            rows);
+    for_token_blocks(pass.model.threads(), rows, [&](size_t from, size_t count) {
+      float* gate = b.gate.data() + from * config.mlp;
+      pass.kernels().swiglu(gate, gate, b.up.data() + from * config.mlp, count * config.mlp);
+    });
+    MatmulJob down = residual_job(pass, w.down);
+    down.out += first * config.hidden;
+    project(pass, std::array{down}, b.gate.data(), rows);
+  }
 }
 
 // Attention of every chunk. As many chunks as fill all threads a whole number of times go side by side, each
@@ -126,19 +135,17 @@ void decoder_layer(Pass& pass, size_t layer) {
 
   norm(pass, w.attention_norm);
   if (taps && taps->normed_input) taps->normed_input(pass.place(layer), b.normed.data());
-  project(pass, std::array{job(b.q, w.q), job(b.k, w.k), job(b.v, w.v)}, b.normed);
+  project(pass, std::array{job(b.q, w.q), job(b.k, w.k), job(b.v, w.v)}, b.normed.data(), pass.rows);
   bias_and_head_norm(pass, w);
   rotate(pass);
   if (taps && taps->projections) taps->projections(pass.place(layer), b.q.data(), b.k.data(), b.v.data());
   attend_all(pass, layer);
   if (taps && taps->attention) taps->attention(pass.place(layer), b.attention.data());
-  project(pass, std::array{residual_job(pass, w.output)}, b.attention);
+  project(pass, std::array{residual_job(pass, w.output)}, b.attention.data(), pass.rows);
   output_bias(pass, w.output_bias);
 
   norm(pass, w.mlp_norm);
-  project(pass, std::array{job(b.gate, w.gate), job(b.up, w.up)}, b.normed);
-  swiglu(pass);
-  project(pass, std::array{residual_job(pass, w.down)}, b.gate);
+  feed_forward(pass, w);
   if (taps && taps->residual) taps->residual(pass.place(layer), b.x.data());
 }
 

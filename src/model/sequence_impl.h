@@ -7,6 +7,9 @@
 
 namespace keysieve {
 
+// Rows that the feed-forward part takes at once: 256 of a width of 4,864 are 5 MB each for gate and up.
+inline constexpr size_t kMlpRows = 256;
+
 // Where a chunk's numbers live on their way through the layers. [chunk] is max_chunk tokens; pages are taken
 // when first written, so short chunks cost little.
 struct ForwardBuffers {
@@ -21,8 +24,8 @@ struct ForwardBuffers {
   AlignedArray<float> v;            // [chunk, kv_heads, head_dim]
   AlignedArray<float> index_keys;   // [chunk, index heads, index dim]
   AlignedArray<float> attention;    // [chunk, heads, head_dim]
-  AlignedArray<float> gate;         // [chunk, mlp]
-  AlignedArray<float> up;           // [chunk, mlp]
+  AlignedArray<float> gate;         // [min(chunk, kMlpRows), mlp]
+  AlignedArray<float> up;           // [min(chunk, kMlpRows), mlp]
   AlignedArray<float> logits;       // [block, vocabulary], grown when a block of rows is first asked for
   AlignedArray<float> last_logits;  // [vocabulary]
 };

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "cache/full_cache.h"
 #include "keysieve/error.h"
 #include "model/sequence_impl.h"
@@ -62,8 +64,8 @@ ForwardBuffers::ForwardBuffers(const ModelConfig& config, size_t chunk, const Ke
       v(chunk * config.kv_width()),
       index_keys(chunk * index.heads * index.dim),
       attention(chunk * config.q_width()),
-      gate(chunk * config.mlp),
-      up(chunk * config.mlp),
+      gate(std::min(chunk, kMlpRows) * config.mlp),
+      up(std::min(chunk, kMlpRows) * config.mlp),
       last_logits(config.vocabulary) {}
 
 SequenceState::Impl::Impl(std::shared_ptr<const Model> for_model, const SequenceOptions& options)
