@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cli/command.h"
@@ -17,9 +18,16 @@ struct EvalArguments {
   OutputArguments output;
 
   void add(CLI::App& app);
-  // Without --indexer and --dense: the indexer that ships for this model.
+  // Without --indexer and --dense: the indexer that ships for this model. With --indexer none a --budget is
+  // that of the baselines.
   SessionOptions session_options(const LanguageModel& language_model);
 };
+
+// What a result is of: kind ("ppl"), model, indexer (null: none), kernels, threads.
+Json identity(std::string_view kind, const LanguageModel& model, const EvalSetting& setting);
+
+// --resume
+CLI::Option* add_resume(CLI::App& app, std::string& file);
 
 // "dense,sparse" as modes. Throws Error{usage}.
 std::vector<AttentionMode> parse_modes(const std::vector<std::string>& names);

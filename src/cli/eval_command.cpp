@@ -2,6 +2,7 @@
 
 #include <array>
 #include <charconv>
+#include <filesystem>
 
 #include "cli/command.h"
 #include "cli/demo_document.h"
@@ -62,9 +63,36 @@ void EvalArguments::add(CLI::App& app) {
 
 SessionOptions EvalArguments::session_options(const LanguageModel& language_model) {
   if (sparse.indexer.empty() && !sparse.dense) sparse.indexer = "auto";
-  SessionOptions options = sparse.session_options(language_model);
+  SparseArguments given = sparse;
+  if (!given.wants_indexer()) given.budget = 0;
+  SessionOptions options = given.session_options(language_model);
   if (sparse.budget != 0) options.budget = sparse.budget;  // the baselines need no indexer
+  if (!options.indexer) {
+    options.sinks = sparse.sinks;
+    options.recent = sparse.recent;
+    if (sparse.selection == "shared") options.selection = SelectionMode::shared;
+  }
   return options;
+}
+
+Json identity(std::string_view kind, const LanguageModel& model, const EvalSetting& setting) {
+  const ModelInfo& info = model.info();
+  Json document = {
+      {"kind", kind},
+      {"model", info.name.empty() ? std::filesystem::path(info.path).filename().string() : info.name},
+      {"indexer", nullptr},
+      {"kernels", info.kernels},
+      {"threads", info.threads}};
+  if (setting.can(AttentionMode::sparse)) document["indexer"] = setting.indexer_path();
+  return document;
+}
+
+CLI::Option* add_resume(CLI::App& app, std::string& file) {
+  return app
+      .add_option("--resume", file,
+                  "keep what is done in this file after each step, and go on from what it holds")
+      ->type_name("FILE")
+      ->take_last();
 }
 
 void TextArguments::add_text(CLI::App& app) {

@@ -18,7 +18,7 @@ One run each: close other programs first.)");
     text_.add_text(app);
     add_list(app, "--contexts", contexts_, "positions at the end: the prompt and the tokens decoded")
         ->default_str("2048");
-    add_list(app, "--modes", modes_, "dense, sparse, oracle, recent, random, snap-kv, h2o, streaming")
+    add_list(app, "--modes", modes_, "dense, sparse, oracle, recent, random, snap-kv, h2o, streaming, quest")
         ->default_str("dense,sparse");
     add_count(app, "--decode", decode_, "tokens to decode at the end")->default_str("32");
     arguments_.add(app);
@@ -44,10 +44,9 @@ One run each: close other programs first.)");
       return kExitInterrupted;
     }
     if (arguments_.output.json) {
-      print_json({{"rows", to_json(*rows)},
-                  {"kernels", model.info().kernels},
-                  {"threads", model.info().threads},
-                  {"decode_tokens", decode_}});
+      Json document = identity("latency", model, setting);
+      document.update({{"rows", to_json(*rows)}, {"decode_tokens", decode_}});
+      print_json(document);
     } else {
       show(*rows);
     }
@@ -105,6 +104,7 @@ Sparse is a cache that keeps only the budget. The bytes of a row are asked of th
   int run() override {
     const std::vector<size_t> contexts = parse_counts(contexts_, "--contexts");
     CacheShape shape = qwen3_8b_shape();
+    Json document = {{"kind", "memory"}, {"model", "Qwen3-8B"}};
     size_t budget = arguments_.sparse.budget == 0 ? 2048 : arguments_.sparse.budget;
     if (shape_ == "model") {
       const LanguageModel model = arguments_.model.load();
@@ -112,10 +112,12 @@ Sparse is a cache that keeps only the budget. The bytes of a row are asked of th
       setting.require(AttentionMode::recent);
       shape = cache_shape(setting);
       budget = setting.policy().budget;
+      document = identity("memory", model, setting);
     }
     const std::vector<MemoryRow> rows = memory_table(shape, budget, contexts);
     if (arguments_.output.json) {
-      print_json({{"rows", to_json(rows)}, {"shape", shape_}, {"budget", budget}});
+      document.update({{"rows", to_json(rows)}, {"shape", shape_}, {"budget", budget}});
+      print_json(document);
     } else {
       show(rows);
     }

@@ -35,7 +35,7 @@ class EvalNeedleCommand final : public Command {
     add_count(app, "--trials", trials_, "for each context and mode")->default_str("20");
     app.add_option("--haystack", haystacks_, "plain texts, used in turn; without it, the demo's document")
         ->type_name("FILE");
-    add_list(app, "--modes", modes_, "dense, sparse, oracle, recent, random, snap-kv, h2o, streaming")
+    add_list(app, "--modes", modes_, "dense, sparse, oracle, recent, random, snap-kv, h2o, streaming, quest")
         ->default_str("dense,sparse,oracle,recent");
     app.add_option("--protocol", protocol_,
                    "in-prompt: the question is read with the text; after: once the text has been read and a "
@@ -74,7 +74,7 @@ class EvalNeedleCommand final : public Command {
       return kExitInterrupted;
     }
     if (arguments_.output.json) {
-      print_json(to_json(*result));
+      print_json(to_json(*result, setting));
     } else {
       show(*result);
     }
@@ -82,7 +82,7 @@ class EvalNeedleCommand final : public Command {
   }
 
  private:
-  Json to_json(const NeedleResult& result) const {
+  Json to_json(const NeedleResult& result, const EvalSetting& setting) const {
     Json rows = Json::array();
     for (const NeedleRow& row : result.rows) {
       rows.push_back({{"context", row.context},
@@ -109,7 +109,10 @@ class EvalNeedleCommand final : public Command {
                         {"strict", trial.strict},
                         {"code_nll", trial.code_nll}});
     }
-    return {{"rows", rows}, {"trials", trials}, {"protocol", protocol_}, {"form", form_}, {"seed", seed_}};
+    Json document = identity("needle", setting.language_model(), setting);
+    document.update(
+        {{"rows", rows}, {"trials", trials}, {"protocol", protocol_}, {"form", form_}, {"seed", seed_}});
+    return document;
   }
 
   static void show(const NeedleResult& result) {

@@ -2,6 +2,7 @@
 
 #include "cli/eval_arguments.h"
 #include "cli/interrupt.h"
+#include "core/checksum.h"
 #include "eval/perplexity.h"
 #include "eval/token_windows.h"
 
@@ -11,6 +12,7 @@ namespace {
 constexpr const char* kExamples = R"(Examples:
   keysieve eval ppl --text book.txt --window 4096 --windows 3 --budget 512
   keysieve eval ppl --text a.txt b.txt --windows 8 --baselines oracle,recent,random --json
+  keysieve eval ppl --text a.txt --budgets 128,256,512 --baselines oracle,quest --resume ppl.part --json
   keysieve eval ppl --text book.txt --dense --whole --dequantize --kv f32 --window 1024
 Counted are the predictions in the last quarter of each window: what comes earlier drops little or nothing.
 The delta is 100 (exp(mean difference of the paired losses) - 1); its interval is a bootstrap over windows, or
@@ -22,7 +24,9 @@ class EvalPplCommand final : public Command {
     app.footer(kExamples);
     text_.add(app);
     add_list(app, "--baselines", baselines_,
-             "oracle, recent, random, snap-kv, h2o, streaming: run these as well");
+             "oracle, recent, random, snap-kv, h2o, streaming, quest: run these as well");
+    add_list(app, "--budgets", budgets_, "run every mode at each of these, dense once; instead of --budget");
+    add_resume(app, resume_);
     app.add_flag("--whole", whole_, "count every prediction of a window, not its last quarter's alone");
     arguments_.add(app);
   }
@@ -30,6 +34,9 @@ class EvalPplCommand final : public Command {
   int run() override {
     PerplexityOptions options;
     options.whole_windows = whole_;
+    options.budgets = parse_counts(budgets_, "--budgets");
+    if (arguments_.sparse.budget == 0 && !budgets_.empty())
+      arguments_.sparse.budget = options.budgets.front();
     const LanguageModel model = arguments_.model.load();
     const EvalSetting setting(model, arguments_.session_options(model));
     if (setting.can(AttentionMode::sparse)) options.modes.push_back(AttentionMode::sparse);
@@ -37,6 +44,9 @@ class EvalPplCommand final : public Command {
       if (mode != AttentionMode::dense && mode != AttentionMode::sparse) options.modes.push_back(mode);
     }
     const auto windows = token_windows(model.text(), text_.read(), text_.window, text_.windows);
+    PartialResults partial(resume_, question(setting, options, windows));
+    if (partial.size() > 0) print_note(fmt::format("eval ppl: {} windows are done already", partial.size()));
+    options.partial = &partial;
     const InterruptGuard interrupt;
     options.cancel = InterruptGuard::flag();
     Progress progress("perplexity");
@@ -55,18 +65,39 @@ class EvalPplCommand final : public Command {
   }
 
  private:
+  // What the losses depend on.
+  static Json question(const EvalSetting& setting, const PerplexityOptions& options,
+                       std::span<const std::vector<int32_t>> windows) {
+    Json question = identity("ppl", setting.language_model(), setting);
+    question["whole"] = options.whole_windows;
+    question["setting"] = setting.describe();
+    Checksum tokens;
+    for (const std::vector<int32_t>& window : windows) tokens.add(std::as_bytes(std::span(window)));
+    question["windows"] = windows.size();
+    question["tokens"] = fmt::format("{:016x}", tokens.value());
+    return question;
+  }
+
   Json to_json(const PerplexityResult& result, const EvalSetting& setting) const {
-    Json document = {{"perplexity_dense", result.perplexity_dense},
+    Json document = identity("ppl", setting.language_model(), setting);
+    document.update({{"perplexity_dense", result.perplexity_dense},
                      {"tokens", result.tokens},
                      {"window", text_.window},
                      {"windows", text_.windows},
+                     {"counted", whole_ ? "whole windows" : "last quarters"},
                      {"interval", result.interval},
                      {"budget", setting.policy().budget},
-                     {"baselines", Json::object()}};
+                     {"baselines", Json::object()},
+                     {"rows", Json::array()}});
     for (const PerplexityRow& row : result.rows) {
       const Json values = {{"delta_percent", row.delta_percent},
                            {"delta_ci95_percent", row.delta_ci95_percent},
                            {"window_delta_percent", row.window_delta_percent}};
+      Json in_row = values;
+      in_row.update({{"mode", to_string(row.mode)}, {"budget", row.budget}, {"perplexity", row.perplexity}});
+      document["rows"].push_back(in_row);
+      // The contract's keys speak of one budget, the first.
+      if (row.budget != setting.policy().budget) continue;
       if (row.mode == AttentionMode::sparse) {
         document.update(values);
         document["perplexity_sparse"] = row.perplexity;
@@ -80,16 +111,19 @@ class EvalPplCommand final : public Command {
   }
 
   static void show(const PerplexityResult& result) {
-    print(fmt::format("dense   {:>9.3f}   over {} tokens\n", result.perplexity_dense, result.tokens));
+    print(
+        fmt::format("dense            {:>9.3f}   over {} tokens\n", result.perplexity_dense, result.tokens));
     for (const PerplexityRow& row : result.rows) {
-      print(fmt::format("{:<7} {:>9.3f}   {:+.2f}% (95% {:+.2f} to {:+.2f}, drawing {})\n",
-                        to_string(row.mode), row.perplexity, row.delta_percent, row.delta_ci95_percent[0],
-                        row.delta_ci95_percent[1], result.interval));
+      print(fmt::format("{:<9} {:>6} {:>9.3f}   {:+.2f}% (95% {:+.2f} to {:+.2f}, drawing {})\n",
+                        to_string(row.mode), row.budget, row.perplexity, row.delta_percent,
+                        row.delta_ci95_percent[0], row.delta_ci95_percent[1], result.interval));
     }
   }
 
   TextArguments text_;
   std::vector<std::string> baselines_;
+  std::vector<std::string> budgets_;
+  std::string resume_;
   bool whole_ = false;
   EvalArguments arguments_;
 };
@@ -102,7 +136,7 @@ class EvalAgreementCommand final : public Command {
   keysieve eval agreement --text book.txt --mode recent --json
 Over the last quarter of each window: how often the greedy token is dense attention's, and KL(dense || sparse).)");
     text_.add(app);
-    app.add_option("--mode", mode_, "sparse, oracle, recent, random, snap-kv, h2o or streaming")
+    app.add_option("--mode", mode_, "sparse, oracle, recent, random, snap-kv, h2o, streaming or quest")
         ->type_name("MODE")
         ->capture_default_str();
     arguments_.add(app);
@@ -124,14 +158,16 @@ Over the last quarter of each window: how often the greedy token is dense attent
       return kExitInterrupted;
     }
     if (arguments_.output.json) {
-      print_json({{"top1_agreement", result->top1_agreement},
-                  {"kl_mean", result->kl_mean},
-                  {"kl_max", result->kl_max},
-                  {"tokens", result->tokens},
-                  {"mode", mode_},
-                  {"budget", setting.budget(mode)},
-                  {"window", text_.window},
-                  {"windows", text_.windows}});
+      Json document = identity("agreement", model, setting);
+      document.update({{"top1_agreement", result->top1_agreement},
+                       {"kl_mean", result->kl_mean},
+                       {"kl_max", result->kl_max},
+                       {"tokens", result->tokens},
+                       {"mode", mode_},
+                       {"budget", setting.budget(mode)},
+                       {"window", text_.window},
+                       {"windows", text_.windows}});
+      print_json(document);
     } else {
       print(fmt::format("the same greedy token at {:.2f}% of {} positions; KL {:.5f} nats, at most {:.3f}\n",
                         100 * result->top1_agreement, result->tokens, result->kl_mean, result->kl_max));

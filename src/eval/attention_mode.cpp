@@ -1,16 +1,23 @@
 #include "eval/attention_mode.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <filesystem>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/checksum.h"
+#include "core/file_io.h"
 #include "generate/handles.h"
 #include "generate/session_cache.h"
 #include "indexer/heavy_hitters.h"
 #include "indexer/indexer.h"
+#include "indexer/quest.h"
 #include "indexer/selectors.h"
 #include "indexer/snap_kv.h"
 #include "keysieve/error.h"
@@ -18,8 +25,8 @@
 namespace keysieve {
 namespace {
 
-constexpr std::array<std::string_view, 8> kNames{"dense",  "sparse",  "oracle", "recent",
-                                                 "random", "snap-kv", "h2o",    "streaming"};
+constexpr std::array<std::string_view, 9> kNames{"dense",   "sparse", "oracle",    "recent", "random",
+                                                 "snap-kv", "h2o",    "streaming", "quest"};
 
 // Whether the mode is a rule for what a fixed cache keeps.
 bool is_cache_rule(AttentionMode mode) {
@@ -36,7 +43,7 @@ AttentionMode parse_attention_mode(std::string_view name) {
     if (kNames[i] == name) return static_cast<AttentionMode>(i);
   }
   throw Error(ErrorKind::usage, "mode", '"' + std::string(name) + '"',
-              "dense, sparse, oracle, recent, random, snap-kv, h2o or streaming");
+              "dense, sparse, oracle, recent, random, snap-kv, h2o, streaming or quest");
 }
 
 EvalSetting::EvalSetting(const LanguageModel& model, SessionOptions sparse)
@@ -45,6 +52,37 @@ EvalSetting::EvalSetting(const LanguageModel& model, SessionOptions sparse)
 }
 
 const std::shared_ptr<const Model>& EvalSetting::model() const { return model_.impl()->model; }
+
+EvalSetting EvalSetting::with_budget(size_t budget) const {
+  SessionOptions options = sparse_;
+  options.budget = budget;
+  return {model_, options};
+}
+
+std::string EvalSetting::indexer_path() const {
+  return sparse_.indexer ? sparse_.indexer->info().path : std::string();
+}
+
+Json EvalSetting::describe() const {
+  Json json = {{"sinks", policy_.sinks},
+               {"recent", policy_.recent},
+               {"per_group", policy_.scope == SelectionScope::per_group},
+               {"query_block", policy_.query_block},
+               {"cache", static_cast<int>(sparse_.cache)},
+               {"voters", sparse_.voters},
+               {"prune", static_cast<int>(sparse_.prune)},
+               {"kv", static_cast<int>(model_.impl()->kv_type)},
+               {"model", model()->fingerprint_text()}};
+  if (sparse_.indexer) {
+    std::filesystem::path file = indexer_path();
+    if (std::filesystem::is_directory(file)) file /= "indexer.safetensors";
+    const std::string bytes = std::filesystem::exists(file) ? read_text_file(file) : std::string();
+    Checksum checksum;
+    checksum.add(std::as_bytes(std::span(bytes)));
+    json["indexer"] = fmt::format("{:016x}", checksum.value());
+  }
+  return json;
+}
 
 bool EvalSetting::can(AttentionMode mode) const {
   if (mode == AttentionMode::dense) return true;
@@ -74,6 +112,8 @@ std::shared_ptr<KeySelector> EvalSetting::selector(AttentionMode mode) const {
       return std::make_shared<HeavyHitterSelector>(make_oracle_selector(*model(), policy_));
     case AttentionMode::streaming:
       return std::make_shared<RecentSelector>(policy_, kv_heads);
+    case AttentionMode::quest:
+      return std::make_shared<QuestSelector>(policy_, model()->config().heads, kv_heads);
   }
   return nullptr;
 }
@@ -100,6 +140,7 @@ SequenceState EvalSetting::sequence(AttentionMode mode, size_t context) const {
     session.cache = CacheKind::fixed;
     session.prune = PruneRule::after_prompt;
   }
+  if (mode == AttentionMode::quest) session.cache = CacheKind::full;
   // Scores that are positions are not added up.
   if (mode == AttentionMode::recent || mode == AttentionMode::streaming) session.voters = 1;
   if (mode == AttentionMode::snap_kv) {

@@ -3,8 +3,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 
+#include "core/json.h"
 #include "indexer/key_selector.h"
 #include "keysieve/model.h"
 #include "keysieve/session.h"
@@ -24,6 +26,7 @@ enum class AttentionMode : uint8_t {
   snap_kv,        // indexer/snap_kv.h
   heavy_hitters,  // H2O, indexer/heavy_hitters.h
   streaming,      // `recent` as a fixed cache: StreamingLLM's, with positions left as they were
+  quest,          // pages by bounds on their scores, indexer/quest.h; every key stays and can be read again
 };
 std::string_view to_string(AttentionMode mode);
 AttentionMode parse_attention_mode(std::string_view name);  // throws Error{usage}
@@ -42,6 +45,12 @@ class EvalSetting {
   void require(AttentionMode mode) const;   // throws Error{usage} saying what the mode lacks
   size_t budget(AttentionMode mode) const;  // 0: dense
   const SelectionPolicy& policy() const { return policy_; }
+  std::string indexer_path() const;  // empty: no indexer
+  // Everything beside model and budget that decides what is read and how it is kept, the indexer's checksum
+  // included. Throws Error{file} where that can no longer be read.
+  Json describe() const;
+  // The same at another budget. Throws as the constructor.
+  EvalSetting with_budget(size_t budget) const;
 
   // A new sequence with room for `context` positions; 0: the model's. Throws as require() and as the
   // cache does.

@@ -1,7 +1,10 @@
 #include "eval/perplexity.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "eval/scoring.h"
 #include "eval/statistics.h"
@@ -95,33 +98,71 @@ PerplexityRow compare(AttentionMode mode, const Losses& dense, const Losses& los
   return row;
 }
 
+struct Pass {
+  EvalSetting setting;
+  AttentionMode mode;
+};
+
+// Dense first, then every mode at every budget.
+std::vector<Pass> passes_of(const EvalSetting& setting, const PerplexityOptions& options) {
+  std::vector<Pass> passes{{setting, AttentionMode::dense}};
+  std::vector<EvalSetting> settings;
+  for (const size_t budget : options.budgets) settings.push_back(setting.with_budget(budget));
+  if (settings.empty()) settings.push_back(setting);
+  for (const EvalSetting& at : settings) {
+    for (const AttentionMode mode : options.modes) {
+      at.require(mode);
+      passes.push_back({at, mode});
+    }
+  }
+  return passes;
+}
+
+// Losses of one window, from the partial results where they are there; empty: cancelled.
+std::vector<double> window_losses(const Pass& pass, std::span<const int32_t> window, size_t index,
+                                  const PerplexityOptions& options) {
+  const std::string key =
+      fmt::format("{} {} window {}", to_string(pass.mode), pass.setting.budget(pass.mode), index);
+  const size_t first = options.whole_windows ? 1 : last_quarter(window);
+  if (const Json* known = options.partial ? options.partial->find(key) : nullptr) {
+    const size_t count = window.size() - first;
+    if (!known->is_array() || known->size() != count ||
+        !std::all_of(known->begin(), known->end(), [](const Json& loss) { return loss.is_number(); })) {
+      throw Error(ErrorKind::format, "partial results", "\"" + key + "\"", fmt::format("{} losses", count));
+    }
+    return known->get<std::vector<double>>();
+  }
+  SequenceState state = pass.setting.sequence(pass.mode, window.size());
+  std::vector<double> losses = losses_from(state, window, first, options.cancel);
+  if (is_set(options.cancel)) return {};
+  if (options.partial) options.partial->put(key, losses);
+  return losses;
+}
+
 }  // namespace
 
 std::optional<PerplexityResult> run_perplexity(const EvalSetting& setting,
                                                std::span<const std::vector<int32_t>> windows,
                                                const PerplexityOptions& options) {
   if (windows.empty()) throw Error(ErrorKind::usage, "perplexity", "no windows", "at least one");
-  std::vector<AttentionMode> modes{AttentionMode::dense};
-  modes.insert(modes.end(), options.modes.begin(), options.modes.end());
-  for (const AttentionMode mode : modes) setting.require(mode);
-  std::vector<Losses> losses(modes.size());
+  const std::vector<Pass> passes = passes_of(setting, options);
+  std::vector<Losses> losses(passes.size());
   size_t done = 0;
-  for (size_t m = 0; m < modes.size(); ++m) {
-    size_t longest = 0;
-    for (const std::vector<int32_t>& window : windows) longest = std::max(longest, window.size());
-    SequenceState state = setting.sequence(modes[m], longest);
-    for (const std::vector<int32_t>& window : windows) {
-      const size_t first = options.whole_windows ? 1 : last_quarter(window);
-      losses[m].push_back(losses_from(state, window, first, options.cancel));
-      if (is_set(options.cancel)) return std::nullopt;
-      if (options.on_progress) options.on_progress(++done, modes.size() * windows.size());
+  for (size_t p = 0; p < passes.size(); ++p) {
+    for (size_t w = 0; w < windows.size(); ++w) {
+      losses[p].push_back(window_losses(passes[p], windows[w], w, options));
+      if (losses[p].back().empty()) return std::nullopt;
+      if (options.on_progress) options.on_progress(++done, passes.size() * windows.size());
     }
   }
   PerplexityResult result;
   result.perplexity_dense = std::exp(mean_of(losses[0]));
   for (const std::vector<double>& window : losses[0]) result.tokens += window.size();
   result.interval = windows.size() >= kWindowsToDraw ? "windows" : "blocks of 128 tokens";
-  for (size_t m = 1; m < modes.size(); ++m) result.rows.push_back(compare(modes[m], losses[0], losses[m]));
+  for (size_t p = 1; p < passes.size(); ++p) {
+    result.rows.push_back(compare(passes[p].mode, losses[0], losses[p]));
+    result.rows.back().budget = passes[p].setting.budget(passes[p].mode);
+  }
   return result;
 }
 

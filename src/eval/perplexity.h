@@ -11,19 +11,23 @@
 #include <vector>
 
 #include "eval/attention_mode.h"
+#include "eval/partial_results.h"
 
 namespace keysieve {
 
 struct PerplexityOptions {
-  std::vector<AttentionMode> modes;  // beside dense, which always runs
-  bool whole_windows = false;        // count every prediction: to compare kernels, not selections
+  std::vector<AttentionMode> modes;   // beside dense, which always runs
+  std::vector<size_t> budgets = {};   // each mode runs at each of them; empty: the setting's
+  PartialResults* partial = nullptr;  // what is done already, and where to put the rest
+  bool whole_windows = false;         // count every prediction: to compare kernels, not selections
   const std::atomic<bool>* cancel = nullptr;
-  std::function<void(size_t done, size_t total)> on_progress = {};  // runs: windows x (1 + modes)
+  std::function<void(size_t done, size_t total)> on_progress = {};  // runs: windows x (1 + budgets x modes)
 };
 
 // One mode compared with dense on the same tokens.
 struct PerplexityRow {
   AttentionMode mode = AttentionMode::dense;
+  size_t budget = 0;
   double perplexity = 0;
   double delta_percent = 0;                        // 100 (exp(mean paired NLL difference) - 1)
   std::array<double, 2> delta_ci95_percent{0, 0};  // bootstrap of that mean
@@ -32,7 +36,7 @@ struct PerplexityRow {
 
 struct PerplexityResult {
   double perplexity_dense = 0;
-  std::vector<PerplexityRow> rows;  // [modes]
+  std::vector<PerplexityRow> rows;  // [budgets, modes]
   size_t tokens = 0;                // predictions counted
   std::string_view interval;        // what the bootstrap draws: "windows", or "blocks of 128 tokens"
 };

@@ -10,6 +10,7 @@
 #include "eval/token_windows.h"
 #include "fixture.h"
 #include "generate/handles.h"
+#include "indexer/quest.h"
 #include "model/forward.h"
 
 namespace keysieve {
@@ -87,8 +88,66 @@ TEST_F(Modes, TheOracleReadsTheMostProbablePositions) {
   }
 }
 
+// The sum over the heads of a group of the bound on the page's scores, in double, for every candidate.
+std::vector<double> page_bounds(const ModelConfig& c, const std::vector<float>& q,
+                                const std::vector<float>& k, size_t t, size_t group,
+                                const SelectionPolicy& policy) {
+  std::vector<double> bounds(t + 1, 0.0);
+  const size_t per_group = c.heads / c.kv_heads;
+  for (size_t s = 0; s <= t; ++s) {
+    const size_t page = s / QuestSelector::kPage * QuestSelector::kPage;
+    for (size_t h = group * per_group; h < (group + 1) * per_group; ++h) {
+      for (size_t d = 0; d < c.head_dim; ++d) {
+        double greatest = -std::numeric_limits<double>::infinity();
+        for (size_t key = page; key < page + QuestSelector::kPage && key <= t; ++key) {
+          greatest =
+              std::max(greatest, static_cast<double>(q[(t * c.heads + h) * c.head_dim + d]) *
+                                     static_cast<double>(k[(key * c.kv_heads + group) * c.head_dim + d]));
+        }
+        bounds[s] += greatest;
+      }
+    }
+    const bool own_page = t - page < QuestSelector::kPage;
+    if (own_page || s < policy.sinks || s + policy.recent > t)
+      bounds[s] = std::numeric_limits<double>::infinity();
+  }
+  return bounds;
+}
+
+// The prompt comes in two chunks, the second of which starts within a page, and then token by token.
+TEST_F(Modes, QuestReadsThePagesOfTheHighestBounds) {
+  const EvalSetting setting(model_, sparse(40));
+  const ModelConfig& c = setting.model()->config();
+  std::vector<std::vector<float>> q(c.layers);
+  std::vector<std::vector<float>> k(c.layers);
+  ForwardTaps taps;
+  taps.projections = [&](const TapPlace& place, const float* q_rows, const float* k_rows, const float*) {
+    q[place.layer].insert(q[place.layer].end(), q_rows, q_rows + place.tokens * c.q_width());
+    k[place.layer].insert(k[place.layer].end(), k_rows, k_rows + place.tokens * c.kv_width());
+  };
+  SelectionRecorder recorder;
+  SequenceState state = setting.sequence(AttentionMode::quest, 256);
+  const ForwardOptions options{.recorder = &recorder, .taps = &taps};
+  prefill(state, bytes(prose(50, 9)));
+  state.clear();  // what an earlier sequence left must not count
+  const std::vector<int32_t> ids = bytes(prose(140));
+  prefill(state, std::span(ids).first(101), options);
+  prefill(state, std::span(ids).subspan(101, 30), options);
+  for (size_t i = 131; i < ids.size(); ++i) forward(state, std::span(ids).subspan(i, 1), options);
+  for (size_t layer = 0; layer < c.layers; ++layer) {
+    for (size_t t = 40; t < ids.size(); ++t) {
+      for (size_t g = 0; g < recorder.layers()[layer][t].groups.size(); ++g) {
+        SCOPED_TRACE(::testing::Message() << "layer " << layer << ", query " << t << ", group " << g);
+        expect_best(recorder.layers()[layer][t].groups[g],
+                    page_bounds(c, q[layer], k[layer], t, g, setting.policy()), 40);
+      }
+    }
+  }
+}
+
 TEST_F(Modes, NamesGoBothWays) {
-  for (const char* name : {"dense", "sparse", "oracle", "recent", "random", "snap-kv", "h2o", "streaming"})
+  for (const char* name :
+       {"dense", "sparse", "oracle", "recent", "random", "snap-kv", "h2o", "streaming", "quest"})
     EXPECT_EQ(to_string(parse_attention_mode(name)), name);
   expect_error(ErrorKind::usage, {"mode", "\"best\"", "oracle"}, [] { parse_attention_mode("best"); });
 }

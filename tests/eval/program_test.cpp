@@ -102,6 +102,33 @@ TEST_F(Program, PerplexityAndAgreement) {
   EXPECT_EQ(run("eval agreement --dense " + windows).status, 2);
 }
 
+TEST_F(Program, PerplexityAtSeveralBudgetsGoesOnWhereItWas) {
+  const std::string part = (folder_.path() / "ppl.part").string();
+  const std::string command = "eval ppl --text '" + text_ +
+                              "' --window 256 --windows 2 --indexer none --budgets 80,120 "
+                              "--baselines recent,quest";
+  const Json once = json(command);
+  ASSERT_EQ(once.at("rows").size(), 4u);
+  EXPECT_EQ(once.at("rows").at(3).at("budget"), 120);
+  EXPECT_EQ(once.at("rows").at(3).at("mode"), "quest");
+  EXPECT_EQ(once.at("kind"), "ppl");
+  EXPECT_FALSE(once.contains("perplexity_sparse"));
+  EXPECT_EQ(json(command + " --resume '" + part + "'"), once);
+  // A run stopped halfway: what is there is taken as it stands, the rest is computed.
+  Json file = read_json_file(part);
+  ASSERT_EQ(file.at("results").size(), 10u);
+  file.at("results").erase("quest 120 window 1");
+  file.at("results").at("recent 80 window 0").at(0) = 1000.0;
+  folder_.write("ppl.part", file.dump());
+  const Json resumed = json(command + " --resume '" + part + "'");
+  EXPECT_EQ(resumed.at("rows").at(3), once.at("rows").at(3));
+  EXPECT_GT(resumed.at("rows").at(0).at("perplexity"), once.at("rows").at(0).at("perplexity"));
+  EXPECT_EQ(read_json_file(part).at("results").size(), 10u);
+  EXPECT_EQ(run(command + " --whole --resume '" + part + "'").status, 1);  // another question
+  folder_.write("ppl.part", "[1]");
+  EXPECT_EQ(run(command + " --resume '" + part + "'").status, 1);
+}
+
 TEST_F(Program, MemoryAndLatency) {
   const Json memory = json("eval memory" + indexed("--contexts 1k,2048"));
   ASSERT_EQ(memory.at("rows").size(), 2u);

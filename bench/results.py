@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""Regenerates docs/results/: one evaluation a part, baselines first, parts that are done left alone.
+
+A part is one command of build/keysieve and one JSON file that holds the command, the machine, the date and what the
+command printed. A part that was stopped goes on where it was (--resume). `keysieve report docs/results/*.json` makes
+the page of them.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b"
+BUDGETS = "128,256,512,1024,2048"
+BASELINES = "oracle,recent,random,quest,snap-kv,h2o,streaming"
+NEEDLE_MODES = "dense,oracle,recent,random,quest,snap-kv,h2o"
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    arguments: tuple
+    resumes: bool = False
+    uses_indexer: bool = False
+
+
+def ppl(model, window, windows, budgets, sparse):
+    what = "sparse" if sparse else "baselines"
+    choice = ("--indexer", "auto") if sparse else ("--indexer", "none", "--baselines", BASELINES)
+    return Part(f"ppl-{what}-{model}-{window}",
+                ("ppl", "--model", model, "--text", "{books}", "--window", str(window), "--windows", str(windows),
+                 "--budgets", budgets, *choice), resumes=True, uses_indexer=sparse)
+
+
+def needle(model, context, trials, budget, sparse):
+    what = "sparse" if sparse else "baselines"
+    choice = ("--indexer", "auto", "--modes", "sparse") if sparse else (
+        "--indexer", "none", "--modes", NEEDLE_MODES)
+    return Part(f"needle-{what}-{model}-{context}-{budget}",
+                ("needle", "--model", model, "--haystack", "{books}", "--contexts", str(context), "--trials",
+                 str(trials), "--budget", str(budget), *choice), uses_indexer=sparse)
+
+
+def gsm8k(model, limit, *mode):
+    name = "-".join(word.strip("-") for word in mode)
+    return Part(f"gsm8k-{name}-{model}",
+                ("gsm8k", "--model", model, "--data", "{gsm8k}", "--shots-data", "{shots}", "--limit", str(limit),
+                 *mode), resumes=True, uses_indexer="--dense" not in mode)
+
+
+def parts():
+    """Quick ones first; what needs no indexer before what does."""
+    yield ppl(SMALL, 4096, 3, BUDGETS, False)
+    yield needle(SMALL, 4096, 8, 256, False)
+    yield ppl(LARGE, 4096, 2, "256,1024", False)
+    yield Part(f"memory-{SMALL}", ("memory", "--model", SMALL, "--budget", "512"), uses_indexer=True)
+    yield Part(f"memory-{LARGE}", ("memory", "--model", LARGE, "--budget", "512", "--contexts", "4k,8k,16k,32k"),
+               uses_indexer=True)
+    yield ppl(SMALL, 4096, 3, BUDGETS, True)
+    yield needle(SMALL, 4096, 8, 256, True)
+    yield ppl(LARGE, 4096, 2, "256,1024", True)
+    yield gsm8k(LARGE, 100, "--dense")
+    yield gsm8k(LARGE, 100, "--budget", "512")
+    for budget in (128, 512, 1024, 2048):
+        yield needle(SMALL, 4096, 8, budget, False)
+        yield needle(SMALL, 4096, 8, budget, True)
+    for sparse in (False, True):
+        yield ppl(SMALL, 8192, 3, BUDGETS, sparse)
+        yield needle(SMALL, 8192, 8, 512, sparse)
+        for context, trials in ((4096, 6), (8192, 6), (16384, 3), (30000, 2)):
+            yield needle(LARGE, context, trials, 512, sparse)
+        for window, windows in ((8192, 3), (16384, 2)):
+            yield ppl(LARGE, window, windows, BUDGETS, sparse)
+
+
+def machine():
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return f"{os.cpu_count()} cores, {line.split(':', 1)[1].strip()}"
+    return f"{os.cpu_count()} cores"
+
+
+def expand(arguments, books, gsm8k_folder):
+    """The command with its files, and the same as it is written down: names without folders."""
+    real, shown = [], []
+    for argument in arguments:
+        if argument == "{books}":
+            files = sorted(books.glob("*.txt"))
+            if not files:
+                sys.exit(f"results: no *.txt in {books}; name a folder of texts with --books")
+            real += map(str, files)
+            shown += [file.name for file in files]
+        elif argument in ("{gsm8k}", "{shots}"):
+            file = gsm8k_folder / ("test.jsonl" if argument == "{gsm8k}" else "train.jsonl")
+            real.append(str(file))
+            shown.append(f"gsm8k/{file.name}")
+        else:
+            real.append(argument)
+            shown.append(argument)
+    return real, shown
+
+
+def run(part, options):
+    target = options.out / f"{part.name}.json"
+    if target.exists():
+        return "is there"
+    real, shown = expand(part.arguments, options.books, options.gsm8k)
+    command = [str(options.program), "eval", *real, "--json"]
+    partial = options.partial / f"{part.name}.json"
+    if part.resumes:
+        command += ["--resume", str(partial)]
+    started = datetime.datetime.now(datetime.timezone.utc)
+    outcome = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    if outcome.returncode != 0:
+        return f"failed with status {outcome.returncode}"
+    document = {
+        "command": "keysieve eval " + " ".join(shown),
+        "machine": machine(),
+        "date": started.strftime("%Y-%m-%d"),
+        "seconds": round((datetime.datetime.now(datetime.timezone.utc) - started).total_seconds(), 1),
+        "result": json.loads(outcome.stdout),
+    }
+    temporary = target.with_suffix(".part")
+    temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    temporary.replace(target)
+    partial.unlink(missing_ok=True)
+    return f"done in {document['seconds']:.0f} s"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--program", type=Path, default=ROOT / "build" / "keysieve")
+    parser.add_argument("--books", type=Path, required=True, help="a folder of plain texts, *.txt")
+    parser.add_argument("--gsm8k", type=Path, default=Path("gsm8k"), help="a folder with train.jsonl and test.jsonl")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--partial", type=Path, default=ROOT / ".cache" / "results")
+    parser.add_argument("--only", default="", help="parts whose name contains this")
+    parser.add_argument("--no-indexer", action="store_true", help="leave out what needs an indexer")
+    parser.add_argument("--list", action="store_true", help="name the parts and whether they are done")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    options.partial.mkdir(parents=True, exist_ok=True)
+    chosen = [part for part in parts()
+              if options.only in part.name and not (options.no_indexer and part.uses_indexer)]
+    failed = 0
+    for number, part in enumerate(chosen, start=1):
+        if options.list:
+            print(f"{part.name}: {'is there' if (options.out / (part.name + '.json')).exists() else 'to do'}")
+            continue
+        outcome = run(part, options)
+        failed += outcome.startswith("failed")
+        print(f"{number} of {len(chosen)}  {part.name}: {outcome}", file=sys.stderr, flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
