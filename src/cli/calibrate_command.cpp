@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <filesystem>
 
@@ -35,6 +36,10 @@ class CalibrateCommand final : public Command {
     add_count(app, "--windows", windows_, "pieces of text, spread over the files")->default_str("12");
     add_count(app, "--window", window_, "tokens of each piece")->default_str("4096");
     add_count(app, "--budget", budget_, "positions a query reads unless told otherwise")->default_str("512");
+    add_count(app, "--budget-total", budget_total_,
+              "instead of --budget: positions all layers read together, spread by the attention they catch");
+    app.add_option("--dense-layers", dense_layers_, "layers that read everything, like 0,2-3")
+        ->type_name("LIST");
     add_count(app, "--sinks", sinks_, "of these, always the first")->default_str("4");
     add_count(app, "--recent", recent_, "of these, always the last")->default_str("16");
     app.add_option("--index-keys", index_keys_,
@@ -59,6 +64,8 @@ class CalibrateCommand final : public Command {
     job.command = command();
     job.options.rank = rank_;
     job.options.budget = budget_;
+    job.options.budget_total = budget_total_;
+    job.options.dense_layers = parse_layers(dense_layers_, "--dense-layers");
     job.options.sinks = sinks_;
     job.options.recent = recent_;
     job.options.query_block = query_block_;
@@ -86,6 +93,8 @@ class CalibrateCommand final : public Command {
     };
     std::string text = "keysieve calibrate --model " + name(model_.model) + " --text";
     for (const std::string& file : texts_) text += " " + name(file);
+    if (budget_total_ > 0) text += fmt::format(" --budget-total {}", budget_total_);
+    if (!dense_layers_.empty()) text += " --dense-layers " + dense_layers_;
     return text + fmt::format(
                       " --windows {} --window {} --rank {} --budget {} --sinks {} --recent {} "
                       "--index-keys {} --query-block {} --out {}",
@@ -94,6 +103,7 @@ class CalibrateCommand final : public Command {
   }
 
   void show(const CalibrationReport& report, double seconds) const {
+    const IndexerConfig& config = report.config;
     if (output_.json) {
       Json texts = Json::array();
       for (const TextSource& source : report.sources)
@@ -102,7 +112,9 @@ class CalibrateCommand final : public Command {
                   {"model", report.model},
                   {"layers", report.config.layers},
                   {"rank", report.config.dim},
-                  {"budget", report.config.budget},
+                  {"budget", config.budget},
+                  {"budgets", config.budgets},
+                  {"captured", report.captured},
                   {"parameters", report.parameters},
                   {"tokens", report.tokens},
                   {"texts", texts},
@@ -117,6 +129,10 @@ class CalibrateCommand final : public Command {
                     out_, report.config.layers, report.config.dim, human_count(report.parameters),
                     human_count(report.tokens), human_seconds(seconds), 100 * report.kept_energy_mean,
                     100 * report.kept_energy_least));
+    if (report.captured > 0) {
+      print(fmt::format("{:.1f}% of the attention caught by budgets of {}\n", 100 * report.captured,
+                        fmt::join(config.budgets, ", ")));
+    }
   }
 
   ModelArguments model_;
@@ -126,6 +142,8 @@ class CalibrateCommand final : public Command {
   size_t windows_ = 12;
   size_t window_ = 4096;
   size_t budget_ = 512;
+  size_t budget_total_ = 0;
+  std::string dense_layers_;
   std::string index_keys_ = "i4";
   size_t query_block_ = 4;
   size_t sinks_ = 4;

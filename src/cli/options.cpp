@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -337,6 +338,35 @@ std::string read_stdin() {
   }
   if (std::ferror(stdin) != 0) throw Error(ErrorKind::file, "standard input", "cannot be read", "");
   return text;
+}
+
+std::vector<size_t> parse_layers(const std::string& text, std::string_view option) {
+  const auto refuse = [&] {
+    throw Error(ErrorKind::usage, option, '"' + text + '"', "layer numbers and ranges like 3,5-7");
+  };
+  std::vector<size_t> layers;
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  while (at < end) {
+    size_t first = 0;
+    auto read = std::from_chars(at, end, first);
+    if (read.ec != std::errc()) refuse();
+    size_t last = first;
+    at = read.ptr;
+    if (at < end && *at == '-') {
+      read = std::from_chars(at + 1, end, last);
+      if (read.ec != std::errc()) refuse();
+      at = read.ptr;
+    }
+    if (last < first || last - first > 4096 || (at < end && *at != ',')) refuse();
+    for (size_t layer = first; layer <= last; ++layer) layers.push_back(layer);
+    if (at == end) break;
+    ++at;  // the comma: something must follow
+    if (at == end) refuse();
+  }
+  std::sort(layers.begin(), layers.end());
+  if (std::adjacent_find(layers.begin(), layers.end()) != layers.end()) refuse();
+  return layers;
 }
 
 }  // namespace keysieve::cli

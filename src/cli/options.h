@@ -98,4 +98,7 @@ std::vector<int32_t> parse_token_ids(const std::string& text, const std::string&
 // Everything on standard input. Throws Error{file}; Error{resource} past 1 GiB.
 std::string read_stdin();
 
+// "3,5-7" as 3, 5, 6, 7; empty text gives none. Throws Error{usage} naming `option`.
+std::vector<size_t> parse_layers(const std::string& text, std::string_view option);
+
 }  // namespace keysieve::cli

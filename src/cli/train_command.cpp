@@ -1,7 +1,5 @@
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <charconv>
 #include <filesystem>
 
 #include "cli/command.h"
@@ -20,36 +18,6 @@ constexpr const char* kExamples = R"(Examples:
   keysieve train --model m.gguf --text book.txt --shape lightning --init random --rate 0.03 --out card
 The model stays as it is. A run that is stopped (Ctrl-C or a kill) goes on with the same command and --resume.
 metrics.jsonl in --out has a line for every step.)";
-
-// "3,5-7" as 3, 5, 6, 7.
-std::vector<size_t> parse_layers(const std::string& text) {
-  const auto refuse = [&] {
-    throw Error(ErrorKind::usage, "--layers", '"' + text + '"', "layer numbers and ranges like 3,5-7");
-  };
-  std::vector<size_t> layers;
-  const char* at = text.data();
-  const char* const end = at + text.size();
-  while (at < end) {
-    size_t first = 0;
-    auto read = std::from_chars(at, end, first);
-    if (read.ec != std::errc()) refuse();
-    size_t last = first;
-    at = read.ptr;
-    if (at < end && *at == '-') {
-      read = std::from_chars(at + 1, end, last);
-      if (read.ec != std::errc()) refuse();
-      at = read.ptr;
-    }
-    if (last < first || last - first > 4096 || (at < end && *at != ',')) refuse();
-    for (size_t layer = first; layer <= last; ++layer) layers.push_back(layer);
-    if (at == end) break;
-    ++at;  // the comma: something must follow
-    if (at == end) refuse();
-  }
-  std::sort(layers.begin(), layers.end());
-  if (std::adjacent_find(layers.begin(), layers.end()) != layers.end()) refuse();
-  return layers;
-}
 
 DType parse_dtype(const std::string& text) {
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
@@ -224,7 +192,7 @@ class TrainCommand final : public Command {
     if (shape_ == "lightning") job_.shape = IndexerShape::seed;
     if (!selection_.empty()) job_.scope = parse_selection_scope(selection_);
     if (!dtype_.empty()) job_.dtype = parse_dtype(dtype_);
-    job_.layers = parse_layers(layers_);
+    job_.layers = parse_layers(layers_, "--layers");
     TrainingOptions& o = job_.options;
     o.packing.retrieval = static_cast<double>(retrieval_);
     o.packing.seed = seed_;

@@ -13,6 +13,7 @@
 #include "keysieve/error.h"
 #include "model/forward.h"
 #include "text/model_text.h"
+#include "train/layer_budgets.h"
 #include "train/low_rank.h"
 #include "train/moments.h"
 
@@ -68,6 +69,43 @@ bool collect(const std::shared_ptr<const Model>& model, std::span<const std::vec
     if (cancelled()) return false;
     before += window.size();
   }
+  return true;
+}
+
+// Budgets of layers, as the options want them. False: cancelled.
+bool choose_budgets(Calibration& result, const std::shared_ptr<const Model>& model,
+                    std::span<const std::vector<int32_t>> windows, const CalibrationOptions& options) {
+  IndexerConfig& config = result.config;
+  for (const size_t layer : options.dense_layers) {
+    if (layer < config.layers) continue;
+    throw Error(ErrorKind::usage, "dense layers", fmt::format("{}", layer),
+                fmt::format("0 to {}", config.layers - 1));
+  }
+  if (options.budget_total == 0) {
+    if (options.dense_layers.empty()) return true;
+    config.budgets.assign(config.layers, config.budget);
+    for (const size_t layer : options.dense_layers) config.budgets[layer] = 0;
+    return true;
+  }
+  constexpr size_t kWindows = 4;  // of the calibration's, from the first on
+  const std::optional<BudgetCurves> curves = captured_curves(
+      model, config, result.layers, windows.first(std::min(windows.size(), kWindows)), options.cancel);
+  if (!curves) return false;
+  config.budgets = spread_budget(*curves, options.budget_total, options.dense_layers);
+  size_t sum = 0;
+  size_t selecting = 0;
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    const size_t budget = config.budgets[layer];
+    if (budget == 0) continue;
+    sum += budget;
+    ++selecting;
+    const auto at = std::find(curves->budgets.begin(), curves->budgets.end(), budget);
+    result.captured += curves->captured[layer][static_cast<size_t>(at - curves->budgets.begin())];
+  }
+  if (selecting == 0)
+    throw Error(ErrorKind::usage, "dense layers", "all of them", "at least one that selects");
+  result.captured /= static_cast<double>(selecting);
+  config.budget = sum / selecting;
   return true;
 }
 
@@ -140,6 +178,7 @@ std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
            -maps[i].key * moments.key_mean(i / config.kv_heads, i % config.kv_heads));
     result.kept_energy.push_back(maps[i].kept_energy);
   }
+  if (!choose_budgets(result, model, windows, options)) return std::nullopt;
   return result;
 }
 
@@ -162,6 +201,7 @@ std::optional<CalibrationReport> calibrate_files(const CalibrationJob& job) {
   const std::vector<double>& kept = calibration->kept_energy;
   report.kept_energy_mean = std::accumulate(kept.begin(), kept.end(), 0.0) / static_cast<double>(kept.size());
   report.kept_energy_least = *std::min_element(kept.begin(), kept.end());
+  report.captured = calibration->captured;
   save(job, *calibration, report);
   return report;
 }

@@ -25,6 +25,10 @@ struct CalibrationOptions {
   size_t recent = 16;   // and at the end; see docs/decisions/0006 for why not more
   IndexKeyChoice index_keys = IndexKeyChoice::i4;  // likewise: how keys are stored
   size_t query_block = 4;  // likewise: neighbouring queries of a prompt that choose together
+  // Not 0: positions that all layers read together, spread over them by the attention they catch (see
+  // layer_budgets.h) instead of `budget` for each, which becomes their mean.
+  size_t budget_total = 0;
+  std::vector<size_t> dense_layers = {};  // without selection; they take nothing of the total
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(size_t done, size_t total)> on_progress = {};  // tokens
 };
@@ -33,6 +37,7 @@ struct Calibration {
   IndexerConfig config;
   std::vector<IndexerLayerWeights> layers;  // [layers]
   std::vector<double> kept_energy;          // [layers, kv_heads], see LowRankMaps
+  double captured = 0;  // with budgets of layers: attention caught, mean over the layers that select
   size_t tokens = 0;
 };
 
@@ -66,6 +71,7 @@ struct CalibrationReport {
   uint64_t parameters = 0;
   double kept_energy_mean = 0;  // over layers and groups
   double kept_energy_least = 0;
+  double captured = 0;  // see Calibration
 };
 
 // Loads the model, reads the texts, calibrates and writes `out`/indexer.safetensors and run_config.json,
