@@ -22,8 +22,9 @@ ROOMS = {
     "generate": {"core", "formats", "model", "text", "cache", "indexer", "public"},
     "train": {"core", "model", "indexer", "cache", "kernels", "formats", "text"},
     "eval": {"core", "generate", "model", "indexer", "cache", "text", "public"},
+    "report": {"core"},
     "server": {"core", "public"},
-    "cli": {"core", "server", "train", "eval", "public"},
+    "cli": {"core", "server", "train", "eval", "report", "public"},
 }
 EVERY_ROOM = set(ROOMS) | {"public"}
 

@@ -58,5 +58,6 @@ std::unique_ptr<Command> make_eval_latency_command();
 std::unique_ptr<Command> make_eval_memory_command();
 std::unique_ptr<Command> make_eval_needle_command();
 std::unique_ptr<Command> make_eval_ppl_command();
+std::unique_ptr<Command> make_eval_reading_command();
 
 }  // namespace keysieve::cli

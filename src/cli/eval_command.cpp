@@ -25,6 +25,8 @@ constexpr std::array kParts{
                  make_eval_needle_command},
     CommandEntry{"agreement", "how far sparse next-token distributions are from dense ones",
                  make_eval_agreement_command},
+    CommandEntry{"reading", "which positions each layer read, and how much attention lies on them",
+                 make_eval_reading_command},
     CommandEntry{"memory", "bytes of keys and values by context", make_eval_memory_command},
     CommandEntry{"latency", "prefill and decode speed by context", make_eval_latency_command},
 };
@@ -77,12 +79,13 @@ SessionOptions EvalArguments::session_options(const LanguageModel& language_mode
 
 Json identity(std::string_view kind, const LanguageModel& model, const EvalSetting& setting) {
   const ModelInfo& info = model.info();
-  Json document = {
-      {"kind", kind},
-      {"model", info.name.empty() ? std::filesystem::path(info.path).filename().string() : info.name},
-      {"indexer", nullptr},
-      {"kernels", info.kernels},
-      {"threads", info.threads}};
+  // The file's name says more than the name inside, which is often that of a training run.
+  const std::filesystem::path path(info.path);
+  Json document = {{"kind", kind},
+                   {"model", (path.extension() == ".gguf" ? path.stem() : path.filename()).string()},
+                   {"indexer", nullptr},
+                   {"kernels", info.kernels},
+                   {"threads", info.threads}};
   if (setting.can(AttentionMode::sparse)) document["indexer"] = setting.indexer_path();
   return document;
 }
