@@ -17,7 +17,7 @@ struct EvalArguments {
   SparseArguments sparse;
   OutputArguments output;
 
-  void add(CLI::App& app);
+  void add(CLI::App& app, SparseArguments::Aliases aliases = SparseArguments::Aliases::no);
   // Without --indexer and --dense: the indexer that ships for this model. With --indexer none a --budget is
   // that of the baselines.
   SessionOptions session_options(const LanguageModel& language_model);
@@ -54,6 +54,7 @@ struct TextArguments {
 
 // The parts, each defined in eval_NAME_command.cpp.
 std::unique_ptr<Command> make_eval_agreement_command();
+std::unique_ptr<Command> make_eval_gsm8k_command();
 std::unique_ptr<Command> make_eval_latency_command();
 std::unique_ptr<Command> make_eval_memory_command();
 std::unique_ptr<Command> make_eval_needle_command();

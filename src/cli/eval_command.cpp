@@ -23,6 +23,7 @@ constexpr std::array kParts{
     CommandEntry{"ppl", "perplexity of sparse attention beside dense", make_eval_ppl_command},
     CommandEntry{"needle", "find a code hidden in prose: dense, sparse and baselines",
                  make_eval_needle_command},
+    CommandEntry{"gsm8k", "grade-school word problems, answered step by step", make_eval_gsm8k_command},
     CommandEntry{"agreement", "how far sparse next-token distributions are from dense ones",
                  make_eval_agreement_command},
     CommandEntry{"reading", "which positions each layer read, and how much attention lies on them",
@@ -57,9 +58,9 @@ class EvalCommand final : public Command {
 
 }  // namespace
 
-void EvalArguments::add(CLI::App& app) {
+void EvalArguments::add(CLI::App& app, SparseArguments::Aliases aliases) {
   model.add(app);
-  sparse.add(app);
+  sparse.add(app, aliases);
   output.add(app, false);
 }
 

@@ -25,6 +25,12 @@ void QuestSelector::add_keys(const LayerQuery& query) {
     return static_cast<size_t>(query.inputs.positions[token]) / kPage;
   };
   if (query.inputs.positions[0] == 0) layer = Layer{};  // another sequence
+  // Rows taken back: later pages go, and the one that is now the last keeps bounds that are wide enough.
+  const size_t known = (page_of(0) + 1) * row;
+  if (layer.least.size() > known) {
+    layer.least.resize(known);
+    layer.greatest.resize(known);
+  }
   const size_t values = (page_of(query.inputs.tokens - 1) + 1) * row;
   layer.least.resize(values, std::numeric_limits<float>::infinity());
   layer.greatest.resize(values, -std::numeric_limits<float>::infinity());

@@ -11,8 +11,8 @@ namespace keysieve {
 // pages of the highest bounds are read. The query heads of a set add their bounds up. A page's last keys
 // count from the moment they are stored, and a query's own page comes first. A baseline for `eval`: all keys
 // stay, and every query chooses anew, those of a prompt as well (the paper reads prompts densely).
-// For one sequence at a time, without rows taken back other than by starting anew, on a cache whose slots are
-// positions.
+// For one sequence at a time, on a cache whose slots are positions. After rows are taken back the bounds of
+// the page that ended last may be wider than they must be.
 class QuestSelector final : public ScoringSelector {
  public:
   static constexpr size_t kPage = 16;  // keys, as in the paper

@@ -129,6 +129,34 @@ TEST_F(Program, PerplexityAtSeveralBudgetsGoesOnWhereItWas) {
   EXPECT_EQ(run(command + " --resume '" + part + "'").status, 1);
 }
 
+TEST_F(Program, WordProblems) {
+  std::string lines;
+  for (int i = 1; i <= 6; ++i) {
+    const Json line = {{"question", "Ann has " + std::to_string(i) + " eggs and buys 2."},
+                       {"answer", "She has <<2+1=3>>some.\n#### " + std::to_string(i + 2)}};
+    lines += line.dump() + "\n";
+  }
+  const std::string data = folder_.write("problems.jsonl", lines).string();
+  const std::string part = (folder_.path() / "gsm8k.part").string();
+  const std::string command = "eval gsm8k --data '" + data +
+                              "' --shots 2 --limit 3 --max-tokens 8 --resume '" + part +
+                              "' --indexer-path '" + indexer_path_.string() + "' --top-k ";
+  const Json result = json(command + "48");
+  expect_keys(result, {"accuracy", "correct", "total", "wilson95", "mode"});
+  EXPECT_EQ(result.at("total"), 3);
+  EXPECT_EQ(result.at("mode"), "sparse");
+  EXPECT_EQ(result.at("budget_binds"), true);
+  EXPECT_EQ(json(command + "48"), result);   // from the partial results
+  EXPECT_EQ(run(command + "50").status, 1);  // which answer another question
+  EXPECT_EQ(json("eval gsm8k --dense --data '" + data + "' --shots 1 --max-tokens 4").at("total"), 5);
+  EXPECT_EQ(json("eval gsm8k --indexer none --budget 500 --mode quest --data '" + data +
+                 "' --shots 1 --limit 1 --max-tokens 4")
+                .at("budget_binds"),
+            false);
+  folder_.write("problems.jsonl", "{\"question\": \"q\", \"answer\": \"none\"}\n");
+  EXPECT_EQ(run("eval gsm8k --dense --shots 0 --data '" + data + "'").status, 1);
+}
+
 TEST_F(Program, MemoryAndLatency) {
   const Json memory = json("eval memory" + indexed("--contexts 1k,2048"));
   ASSERT_EQ(memory.at("rows").size(), 2u);
