@@ -121,12 +121,18 @@ Json to_json(const std::vector<TextSource>& sources) {
   return list;
 }
 
+// Of a folder its own name: files that are passed on should not tell where they were made.
+std::string name_of_start(const std::string& start) {
+  const std::filesystem::path path(start);
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
+}
+
 // What a run is: two runs with the same settings on the same machine give the same bits.
 Json settings_of(const TrainingJob& job, const Model& model, const TextPacker& texts,
                  const std::vector<TextSource>& development) {
   const TrainingOptions& o = job.options;
   return {{"model", model.fingerprint_text()},
-          {"start", job.start},
+          {"start", name_of_start(job.start)},
           {"dtype", job.dtype ? to_string(*job.dtype) : "by shape"},
           {"texts", to_json(texts.sources())},
           {"development", to_json(development)},
