@@ -21,7 +21,7 @@ std::string difference(const Json& found, const Json& asked) {
 
 }  // namespace
 
-PartialResults::PartialResults(std::filesystem::path path, Json question)
+PartialResults::PartialResults(std::filesystem::path path, const Json& question)
     : path_(std::move(path)), question_(parse_json(printed(question), "question")) {
   std::error_code ignored;
   if (path_.empty() || !std::filesystem::exists(path_, ignored)) return;

@@ -14,7 +14,7 @@ class PartialResults {
   PartialResults() = default;  // keeps nothing
   // Takes up what `path` holds, or starts it with the first put(). `question` is everything the results
   // depend on. Throws Error{mismatch} where the file answers another question, Error{file} and Error{format}.
-  PartialResults(std::filesystem::path path, Json question);
+  PartialResults(std::filesystem::path path, const Json& question);
 
   const Json* find(const std::string& key) const;        // null: not there yet
   void put(const std::string& key, const Json& result);  // throws Error{file}, a full disk included
