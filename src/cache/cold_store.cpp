@@ -83,7 +83,8 @@ class FileColdStore final : public ColdStore {
     for (size_t done = 0; done < count;) {
       const size_t position = first + done;
       const size_t part = std::min(count - done, kRun - position % kRun);
-      std::vector<std::byte> rows(part * pair_bytes());
+      std::vector<std::byte>& rows = writing_;
+      rows.resize(part * pair_bytes());
       for (size_t head = 0; head < heads_; ++head) {
         for (size_t i = 0; i < part; ++i) {
           std::memcpy(rows.data() + i * pair_bytes(),
@@ -216,6 +217,7 @@ class FileColdStore final : public ColdStore {
   size_t heads_;
   int file_ = -1;
   uint64_t size_ = 0;                        // of the file
+  std::vector<std::byte> writing_;           // rows of one head on their way to the file
   std::vector<std::vector<uint64_t>> runs_;  // [layers][run of positions]: where it begins in the file
 };
 

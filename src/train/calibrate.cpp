@@ -72,6 +72,11 @@ bool collect(const std::shared_ptr<const Model>& model, std::span<const std::vec
   return true;
 }
 
+void require_selection(const IndexerConfig& config) {
+  if (std::ranges::any_of(config.budgets, [](size_t budget) { return budget > 0; })) return;
+  throw Error(ErrorKind::usage, "dense layers", "all of them", "at least one that selects");
+}
+
 // Budgets of layers, as the options want them. False: cancelled.
 bool choose_budgets(Calibration& result, const std::shared_ptr<const Model>& model,
                     std::span<const std::vector<int32_t>> windows, const CalibrationOptions& options) {
@@ -85,6 +90,7 @@ bool choose_budgets(Calibration& result, const std::shared_ptr<const Model>& mod
     if (options.dense_layers.empty()) return true;
     config.budgets.assign(config.layers, config.budget);
     for (const size_t layer : options.dense_layers) config.budgets[layer] = 0;
+    require_selection(config);
     return true;
   }
   constexpr size_t kWindows = 4;  // of the calibration's, from the first on
@@ -92,6 +98,7 @@ bool choose_budgets(Calibration& result, const std::shared_ptr<const Model>& mod
       model, config, result.layers, windows.first(std::min(windows.size(), kWindows)), options.cancel);
   if (!curves) return false;
   config.budgets = spread_budget(*curves, options.budget_total, options.dense_layers);
+  require_selection(config);
   size_t sum = 0;
   size_t selecting = 0;
   for (size_t layer = 0; layer < config.layers; ++layer) {
@@ -102,8 +109,6 @@ bool choose_budgets(Calibration& result, const std::shared_ptr<const Model>& mod
     const auto at = std::find(curves->budgets.begin(), curves->budgets.end(), budget);
     result.captured += curves->captured[layer][static_cast<size_t>(at - curves->budgets.begin())];
   }
-  if (selecting == 0)
-    throw Error(ErrorKind::usage, "dense layers", "all of them", "at least one that selects");
   result.captured /= static_cast<double>(selecting);
   config.budget = sum / selecting;
   return true;

@@ -70,6 +70,13 @@ TEST(LayerBudgets, CalibrationSpreadsATotalAndTheCurvesRise) {
   EXPECT_GT(partly->config.budgets[1], 0u);
   options.dense_layers = {99};
   expect_error(ErrorKind::usage, {"dense layers", "99"}, [&] { (void)calibrate(model, windows, options); });
+  options.dense_layers.resize(testing::TinyModel::kLayers);
+  std::iota(options.dense_layers.begin(), options.dense_layers.end(), size_t{0});
+  for (const size_t total : {size_t{0}, options.budget_total}) {
+    options.budget_total = total;
+    expect_error(ErrorKind::usage, {"dense layers", "all"},
+                 [&] { (void)calibrate(model, windows, options); });
+  }
   options.dense_layers.clear();
   options.budget_total = 64;
   expect_error(ErrorKind::usage, {"64"}, [&] { (void)calibrate(model, windows, options); });

@@ -13,16 +13,15 @@ namespace keysieve::simd::HWY_NAMESPACE {
 // The last columns, fewer than a vector, of kRows rows; sums in the order of the scalar twin.
 template <size_t kRows>
 inline void map_last_columns(const SmallGemm& g, size_t row, size_t columns) {
-  const auto valid = hn::FirstN(F32(), columns);
   VF sum[kRows];
   for (VF& s : sum) s = hn::Zero(F32());
   for (size_t j = 0; j < g.depth; ++j) {
-    const VF map = hn::MaskedLoad(valid, F32(), g.b + j * g.b_stride);
+    const VF map = load_first(g.b + j * g.b_stride, columns);
     for (size_t r = 0; r < kRows; ++r) {
       sum[r] = hn::MulAdd(hn::Set(F32(), g.a[(row + r) * g.a_stride + j]), map, sum[r]);
     }
   }
-  for (size_t r = 0; r < kRows; ++r) hn::BlendedStore(sum[r], valid, F32(), g.c + (row + r) * g.c_stride);
+  for (size_t r = 0; r < kRows; ++r) store_first(sum[r], g.c + (row + r) * g.c_stride, columns);
 }
 
 // Rows that share a map are one small product: with few tokens the heads of a token, else one head of all

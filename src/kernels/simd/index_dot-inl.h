@@ -29,7 +29,7 @@ struct CodedQuery {
 HWY_INLINE float round_vectors(int8_t* codes, int32_t& sum, const float* values, size_t dim) {
   VF largest = hn::Zero(F32());
   for (size_t d = 0; d < dim; d += kLanes) {
-    const VF value = hn::MaskedLoad(hn::FirstN(F32(), dim - d), F32(), values + d);
+    const VF value = load_first(values + d, dim - d);
     largest = hn::Max(hn::Abs(value), largest);  // a NaN gives the second operand
   }
   const float most = hn::GetLane(hn::MaxOfLanes(F32(), largest));
@@ -37,7 +37,7 @@ HWY_INLINE float round_vectors(int8_t* codes, int32_t& sum, const float* values,
   const VF inverse = hn::Set(F32(), usable ? 127.0f / most : 0.0f);
   VI sums = hn::Zero(I32());
   for (size_t d = 0; d < dim; d += kLanes) {
-    const VF value = hn::MaskedLoad(hn::FirstN(F32(), dim - d), F32(), values + d);
+    const VF value = load_first(values + d, dim - d);
     const auto is_number = hn::Eq(value, value);
     const VF scaled = hn::IfThenElseZero(is_number, hn::Mul(value, inverse));
     VI rounded = hn::NearestInt(scaled);

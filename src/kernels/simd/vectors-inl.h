@@ -159,6 +159,28 @@ HWY_INLINE VF sum_of_quads(const VF* quads, [[maybe_unused]] const Fold& fold = 
 #endif
 }
 
+// Up to kLanes floats, zeros after them, and the first `count` lanes to memory. Highway's masked forms read
+// and rewrite whole vectors on NEON: past the end of an array, or over a neighbour that another thread
+// writes.
+HWY_INLINE VF load_first(const float* from, size_t count) {
+  if (count >= kLanes) return hn::LoadU(F32(), from);
+#if HWY_ARCH_X86
+  return hn::MaskedLoad(hn::FirstN(F32(), count), F32(), from);
+#else
+  HWY_ALIGN float lanes[kLanes] = {};
+  for (size_t i = 0; i < count; ++i) lanes[i] = from[i];
+  return hn::Load(F32(), lanes);
+#endif
+}
+HWY_INLINE void store_first(VF v, float* to, size_t count) {
+#if HWY_ARCH_X86
+  hn::BlendedStore(v, hn::FirstN(F32(), count), F32(), to);
+#else
+  HWY_ALIGN float lanes[kLanes];
+  hn::Store(v, F32(), lanes);
+  for (size_t i = 0; i < count && i < kLanes; ++i) to[i] = lanes[i];
+#endif
+}
 }  // namespace keysieve::simd::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // KEYSIEVE_SIMD_VECTORS_INL_H
