@@ -14,6 +14,7 @@ from pathlib import Path
 ROOMS = {
     "core": set(),
     "formats": {"core"},
+    "hub": {"core", "formats", "public"},
     "text": {"core", "formats"},
     "kernels": {"core"},
     "indexer": {"core", "kernels", "formats"},

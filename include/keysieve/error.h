@@ -14,6 +14,7 @@ enum class ErrorKind {
   format,       // a file's content is damaged, hostile or of another format
   unsupported,  // valid, but not something this build can run
   mismatch,  // two valid things that do not belong together: an indexer and a model, a prompt and a context
+  network,   // a server cannot be reached, refuses, or sends other bytes than it announced
   resource,  // memory, disk or address space ran out
 };
 

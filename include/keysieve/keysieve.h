@@ -20,6 +20,7 @@
 
 #include "keysieve/batch.h"
 #include "keysieve/error.h"
+#include "keysieve/hub.h"
 #include "keysieve/indexer.h"
 #include "keysieve/inspect.h"
 #include "keysieve/model.h"

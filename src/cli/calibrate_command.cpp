@@ -7,6 +7,7 @@
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/pulling.h"
 #include "train/calibrate.h"
 
 namespace keysieve::cli {
@@ -54,6 +55,7 @@ class CalibrateCommand final : public Command {
 
   int run() override {
     CalibrationJob job;
+    fetch_missing(model_.model, PullKind::model);
     job.model = model_.model;
     job.model_folders = default_model_folders();
     job.model_options = {model_.kernels, model_.threads, model_.context};

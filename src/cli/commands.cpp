@@ -12,6 +12,7 @@ std::unique_ptr<Command> make_eval_command();
 std::unique_ptr<Command> make_generate_command();
 std::unique_ptr<Command> make_inspect_command();
 std::unique_ptr<Command> make_logits_command();
+std::unique_ptr<Command> make_pull_command();
 std::unique_ptr<Command> make_report_command();
 std::unique_ptr<Command> make_tokenize_command();
 std::unique_ptr<Command> make_train_command();
@@ -30,6 +31,7 @@ std::span<const CommandEntry> commands() {
       CommandEntry{"eval", "what sparse attention costs in quality and saves in work", make_eval_command},
       CommandEntry{"report", "one page of results: plots, needle maps, what each layer read",
                    make_report_command},
+      CommandEntry{"pull", "models, indexers and texts from the network", make_pull_command},
       CommandEntry{"inspect", "what a model, an indexer or a file holds", make_inspect_command},
   };
   return table;

@@ -6,6 +6,7 @@
 #include "cli/command.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/pulling.h"
 
 namespace keysieve::cli {
 namespace {
@@ -31,6 +32,8 @@ class InspectCommand final : public Command {
   }
 
   int run() override {
+    // A repository that is here as either is not asked for again.
+    if (needs_pull(what_, PullKind::indexer)) fetch_missing(what_, PullKind::model);
     const Description description = inspect(what_);
     if (output_.json) {
       print_json(as_json(description));

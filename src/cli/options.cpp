@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <limits>
 
+#include "cli/pulling.h"
 #include "core/json.h"
 
 namespace keysieve::cli {
@@ -114,6 +115,7 @@ LanguageModel ModelArguments::load() const {
   if (kv == "f16") options.kv = KvPrecision::f16;
   if (kv == "f32") options.kv = KvPrecision::f32;
   if (kv == "i8") options.kv = KvPrecision::i8;
+  fetch_missing(model, PullKind::model);
   return LanguageModel::load(model, options);
 }
 
@@ -214,6 +216,7 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
     }
     return options;
   }
+  fetch_missing(indexer, PullKind::indexer);
   options.indexer = LightningIndexer::load(indexer.empty() ? "auto" : indexer, model, run_config);
   options.budget = budget;
   options.sinks = sinks;

@@ -26,7 +26,7 @@ struct ModelArguments {
 
   void add(CLI::App& app);
   void add_model(CLI::App& app);  // --model alone
-  LanguageModel load() const;
+  LanguageModel load() const;     // fetches it first where it is a Hub id that is not here
 };
 
 // --indexer, --run-config, --budget, --sinks, --recent, --selection, --cache, --vote, --prune,

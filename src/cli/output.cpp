@@ -54,8 +54,8 @@ double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-Progress::Progress(std::string_view label)
-    : label_(label), enabled_(is_terminal(stderr)), start_(now_seconds()) {}
+Progress::Progress(std::string_view label, Unit unit)
+    : label_(label), unit_(unit), enabled_(is_terminal(stderr)), start_(now_seconds()) {}
 
 Progress::~Progress() {
   if (shown_) std::fputs("\r\x1b[K", stderr);
@@ -67,13 +67,17 @@ void Progress::update(size_t done, size_t total) {
     shown_ = false;
     return;
   }
+  if (!first_) first_ = done;
   const double seconds = now_seconds() - start_;
-  const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
-  std::string line = fmt::format("{} {}%  {} of {} tokens", label_, done * 100 / total, human_count(done),
-                                 human_count(total));
+  const double rate = seconds > 0 && done > *first_ ? static_cast<double>(done - *first_) / seconds : 0;
+  const bool bytes = unit_ == Unit::bytes;
+  std::string line = fmt::format("{} {}%  ", label_, done * 100 / total);
+  line += bytes ? fmt::format("{} of {}", human_bytes(done), human_bytes(total))
+                : fmt::format("{} of {} tokens", human_count(done), human_count(total));
   if (rate > 0) {
-    line +=
-        fmt::format("  {:.0f} tok/s  {} left", rate, human_seconds(static_cast<double>(total - done) / rate));
+    line += bytes ? fmt::format("  {}/s", human_bytes(static_cast<uint64_t>(rate)))
+                  : fmt::format("  {:.0f} tok/s", rate);
+    line += fmt::format("  {} left", human_seconds(static_cast<double>(total - done) / rate));
   }
   const size_t width = terminal_width(stderr);
   if (line.size() + 1 > width) line.resize(width > 1 ? width - 1 : 0);

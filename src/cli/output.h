@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,7 +30,8 @@ std::string safe_for_terminal(std::string_view text, bool terminal);
 //   reading the prompt 45%  1,843 of 4,096 tokens  412 tok/s  5 s left
 class Progress {
  public:
-  explicit Progress(std::string_view label);
+  enum class Unit { tokens, bytes };
+  explicit Progress(std::string_view label, Unit unit = Unit::tokens);
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
   ~Progress();  // wipes the line
@@ -37,9 +39,11 @@ class Progress {
 
  private:
   std::string label_;
+  Unit unit_;
   bool shown_ = false;
   bool enabled_;
   double start_;
+  std::optional<size_t> first_;  // what was done before: no part of the rate
 };
 
 double now_seconds();  // of a steady clock

@@ -3,6 +3,7 @@
 #include "cli/command.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/pulling.h"
 
 namespace keysieve::cli {
 namespace {
@@ -26,6 +27,7 @@ class TokenizeCommand final : public Command {
 
   int run() override {
     const std::string input = read_stdin();
+    fetch_missing(model_.model, PullKind::model);
     const TextCodec text = TextCodec::load(model_.model);
     if (decode_) {
       const std::string decoded = text.decode(parse_token_ids(input, "standard input"));

@@ -6,6 +6,7 @@
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/pulling.h"
 #include "train/train_files.h"
 
 namespace keysieve::cli {
@@ -181,6 +182,7 @@ class TrainCommand final : public Command {
   }
 
   void fill_job() {
+    fetch_missing(model_.model, PullKind::model);
     job_.model = model_.model;
     job_.model_folders = default_model_folders();
     job_.model_options = {model_.kernels, model_.threads, model_.context};

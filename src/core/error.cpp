@@ -35,6 +35,8 @@ std::string_view to_string(ErrorKind kind) {
       return "unsupported";
     case ErrorKind::mismatch:
       return "mismatch";
+    case ErrorKind::network:
+      return "network";
     case ErrorKind::resource:
       return "resource";
   }

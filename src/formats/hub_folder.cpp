@@ -69,7 +69,7 @@ HubFolder::HubFolder(std::filesystem::path folder) : folder_(std::move(folder)) 
   if (!file("config.json")) {
     throw Error(ErrorKind::file, folder_.string(), "no config.json",
                 "a folder as the Hugging Face Hub lays it out",
-                "fetch the whole model with `hf download org/name`");
+                "fetch the whole model with `keysieve pull org/name`");
   }
   config_ = read_json_file(folder_ / "config.json", kMaxConfigBytes);
   if (!config_.is_object()) throw Error(ErrorKind::format, config_subject(), "is no JSON object");
@@ -97,7 +97,7 @@ void HubFolder::open_shards() {
   for (auto& [name, position] : shard_index) {
     if (!file(name)) {
       throw Error(ErrorKind::file, folder_.string(), "no " + name, "all weight files of the model",
-                  "fetch the whole model with `hf download org/name`");
+                  "fetch the whole model with `keysieve pull org/name`");
     }
     position = shards_.size();
     shards_.emplace_back(folder_ / name);

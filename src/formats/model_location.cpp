@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/file_io.h"
+#include "core/json.h"
 #include "core/memory.h"
 #include "formats/byte_reader.h"
 #include "keysieve/error.h"
@@ -59,16 +60,6 @@ bool is_plain_name(std::string_view name) {
          std::ranges::all_of(name, allowed);
 }
 
-// org/name split in two; empty parts where it is no Hub id.
-std::pair<std::string_view, std::string_view> split_hub_id(std::string_view id) {
-  const size_t slash = id.find('/');
-  if (slash == std::string_view::npos) return {};
-  const auto org = id.substr(0, slash);
-  const auto name = id.substr(slash + 1);
-  if (!is_plain_name(org) || !is_plain_name(name)) return {};
-  return {org, name};
-}
-
 // The revision that refs/main names, if its snapshot is there; otherwise the snapshot last written.
 std::optional<fs::path> find_snapshot(const fs::path& repository) {
   const fs::path snapshots = repository / "snapshots";
@@ -108,7 +99,7 @@ ModelLocation model_in_folder(const fs::path& folder) {
   throw Error(ErrorKind::file, folder.string(),
               config ? "config.json but no model.safetensors" : "no model in this folder",
               "config.json with model.safetensors or its index, or one .gguf file",
-              "fetch the whole model with `hf download org/name`");
+              "fetch the whole model with `keysieve pull org/name`");
 }
 
 ModelLocation model_at_path(const fs::path& path) {
@@ -168,19 +159,19 @@ fs::path find_path(std::string_view argument, const SearchPaths& search, std::st
       tried.push_back((folder / argument).string());
     }
   }
-  const auto [org, name] = split_hub_id(argument);
-  if (!org.empty()) {
+  const auto id = parse_hub_id(argument);
+  if (id) {
     for (const fs::path& cache : search.hub_caches) {
-      const fs::path repository = cache / fmt::format("models--{}--{}", org, name);
+      const fs::path repository = hub_repository(cache, *id);
       if (const auto snapshot = find_snapshot(repository)) return *snapshot;
       tried.push_back(repository.string());
     }
   }
   std::string way_out = "check the path";
-  if (!org.empty()) {
-    way_out = fmt::format("fetch it with `hf download {}`", argument);
+  if (id) {
+    way_out = fmt::format("fetch it with `keysieve pull {}`", argument);
   } else if (is_plain_name(argument) && thing == "model") {
-    way_out = "`./run demo` fetches smollm2-135m; `hf download org/name` fetches a model of the Hub";
+    way_out = "`./run demo` fetches smollm2-135m; `keysieve pull org/name` fetches a model of the Hub";
   }
   throw Error(ErrorKind::file, fmt::format("{} {}", thing, argument),
               fmt::format("not found; tried {}", fmt::join(tried, ", ")), {}, way_out);
@@ -220,6 +211,18 @@ FileKind detect_kind(const fs::path& path) {
   return FileKind::unknown;
 }
 
+std::optional<HubId> parse_hub_id(std::string_view text) {
+  const size_t slash = text.find('/');
+  if (slash == std::string_view::npos) return std::nullopt;
+  const HubId id{text.substr(0, slash), text.substr(slash + 1)};
+  if (!is_plain_name(id.org) || !is_plain_name(id.name)) return std::nullopt;
+  return id;
+}
+
+fs::path hub_repository(const fs::path& cache, const HubId& id) {
+  return cache / fmt::format("models--{}--{}", id.org, id.name);
+}
+
 std::vector<fs::path> default_hub_caches() {
   const auto variable = [](const char* name) -> std::optional<fs::path> {
     const char* value = std::getenv(name);
@@ -239,6 +242,17 @@ ModelLocation locate_model(std::string_view argument, const SearchPaths& search)
 
 IndexerLocation locate_indexer(std::string_view argument, const SearchPaths& search) {
   return indexer_at_path(find_path(argument, search, ".safetensors", "indexer"));
+}
+
+bool has_all_shards(const fs::path& folder) {
+  const fs::path index = folder / "model.safetensors.index.json";
+  if (!is_file(index)) return true;
+  const Json document = read_json_file(index);
+  const auto map = document.find("weight_map");
+  if (map == document.end() || !map->is_object()) return true;  // what reads the tensors says what is wrong
+  return std::ranges::all_of(*map, [&](const Json& shard) {
+    return !shard.is_string() || is_file(folder / shard.get<std::string>());
+  });
 }
 
 }  // namespace keysieve

@@ -18,6 +18,15 @@ FileKind detect_kind(const std::filesystem::path& path);
 // $XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub.
 std::vector<std::filesystem::path> default_hub_caches();
 
+// `org/name` in its two parts; nullopt for what is no Hub id. Both parts are plain file names.
+struct HubId {
+  std::string_view org;
+  std::string_view name;
+};
+std::optional<HubId> parse_hub_id(std::string_view text);
+// The folder of a Hub cache that holds this repository: CACHE/models--ORG--NAME.
+std::filesystem::path hub_repository(const std::filesystem::path& cache, const HubId& id);
+
 struct SearchPaths {
   std::vector<std::filesystem::path> folders;  // FOLDER/NAME/ or FOLDER/NAME.gguf is the short name NAME
   std::vector<std::filesystem::path> hub_caches = default_hub_caches();
@@ -38,5 +47,9 @@ struct IndexerLocation {
 // Error{file} saying what was tried and how to get the model.
 ModelLocation locate_model(std::string_view argument, const SearchPaths& search);
 IndexerLocation locate_indexer(std::string_view argument, const SearchPaths& search);
+
+// Whether all shards are there that the folder's model.safetensors.index.json names (true without one): a
+// download that was stopped leaves some.
+bool has_all_shards(const std::filesystem::path& folder);
 
 }  // namespace keysieve

@@ -71,7 +71,7 @@ bool is_file(const fs::path& path) {
 TextCodec load_from_folder(const fs::path& folder) {
   if (!is_file(folder / "tokenizer.json")) {
     throw Error(ErrorKind::file, folder.string(), "no tokenizer.json", "a tokenizer beside config.json",
-                "fetch the whole model with `hf download org/name`");
+                "fetch the whole model with `keysieve pull org/name`");
   }
   std::vector<int32_t> ends;
   for (const char* name : {"config.json", "generation_config.json"}) {

@@ -60,7 +60,7 @@ TEST(HubFolder, OpensShardsAndStaysValidWhenMoved) {
 TEST(HubFolder, SaysWhatIsMissing) {
   const TempFolder folder;
   expect_error(ErrorKind::file, {"absent", "no such folder"}, [&] { HubFolder{folder.path() / "absent"}; });
-  expect_refused(folder, ErrorKind::file, {"no config.json", "hf download"});
+  expect_refused(folder, ErrorKind::file, {"no config.json", "keysieve pull"});
   folder.write("config.json", "{}");
   expect_refused(folder, ErrorKind::file, {"no model.safetensors"});
   folder.write("model.safetensors.index.json", R"({"weight_map": {"a": "model-1.safetensors"}})");

@@ -52,7 +52,7 @@ TEST_F(Locate, RefusesPathsThatAreNoModel) {
   fs::create_directories(root() / "empty");
   expect_missing((root() / "empty").string(), {"no model in this folder"});
   folder_.write("half/config.json", "{}");
-  expect_missing((root() / "half").string(), {"no model.safetensors", "hf download"});
+  expect_missing((root() / "half").string(), {"no model.safetensors", "keysieve pull"});
   gguf("two/a.gguf");
   gguf("two/b.gguf");
   expect_missing((root() / "two").string(), {"2 GGUF files", "a.gguf, b.gguf"});
@@ -64,7 +64,7 @@ TEST_F(Locate, FindsShortNames) {
   EXPECT_EQ(locate("smollm2-135m").path, file);
   EXPECT_EQ(locate("bare").path, bare);
   expect_missing("absent", {"model absent", "not found", (root() / "models/absent").string(), "./run demo",
-                            "hf download"});
+                            "keysieve pull"});
   expect_missing("..", {}, ErrorKind::file);
 }
 
@@ -85,7 +85,7 @@ TEST_F(Locate, FindsHubSnapshots) {
   }
   fs::remove(root() / repository / "refs/main");
   EXPECT_EQ(locate("org/name").path, root() / repository / "snapshots/def");
-  expect_missing("org/other", {"models--org--other", "hf download org/other"});
+  expect_missing("org/other", {"models--org--other", "keysieve pull org/other"});
   expect_missing("../name", {"not found"});
   expect_missing("a/b/c", {"not found"});
 }
