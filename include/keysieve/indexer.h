@@ -16,6 +16,7 @@ struct IndexerInfo {
   std::string path;
   std::string shape;  // "seed" or "native"
   size_t layers = 0;
+  std::vector<size_t> missing_layers;  // of which the files have nothing: these read everything
   size_t heads = 0;     // index heads a layer
   size_t dim = 0;       // values of one index key
   size_t rope_dim = 0;  // of which rotated

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -26,6 +27,15 @@ struct Description {
   std::string
       metadata;  // a JSON object: GGUF metadata (arrays cut to 8 elements), config.json, run_config.json
   std::vector<TensorDescription> tensors;
+
+  // Of an indexer: how LightningIndexer::load reads its files. In sentences.
+  struct Understanding {
+    std::vector<std::string> found;           // shape, layers, biases or norms
+    std::vector<std::string> assumed;         // what the files leave open
+    std::vector<std::string> ignored;         // tensors that carry no weights
+    std::vector<std::string> not_understood;  // why it would be refused
+  };
+  std::optional<Understanding> understanding;
 };
 
 // What a file, model or indexer holds, without loading weights. `argument` as for LanguageModel::load or

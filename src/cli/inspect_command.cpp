@@ -52,13 +52,32 @@ class InspectCommand final : public Command {
       if (!tensor.file.empty()) entry["file"] = tensor.file;
       tensors.push_back(std::move(entry));
     }
-    return {{"kind", description.kind},
-            {"path", description.path},
-            {"architecture", description.architecture},
-            {"file_bytes", description.file_bytes},
-            {"parameters", description.parameters},
-            {"metadata", parse_json(description.metadata, description.path)},
-            {"tensors", std::move(tensors)}};
+    Json document = {{"kind", description.kind},
+                     {"path", description.path},
+                     {"architecture", description.architecture},
+                     {"file_bytes", description.file_bytes},
+                     {"parameters", description.parameters},
+                     {"metadata", parse_json(description.metadata, description.path)},
+                     {"tensors", std::move(tensors)}};
+    if (const auto& read = description.understanding) {
+      document["understanding"] = {{"found", read->found},
+                                   {"assumed", read->assumed},
+                                   {"ignored", read->ignored},
+                                   {"not_understood", read->not_understood}};
+    }
+    return document;
+  }
+
+  static std::string as_text(const Description::Understanding& read) {
+    std::string text;
+    const auto add = [&](std::string_view label, const std::vector<std::string>& sentences) {
+      for (const std::string& sentence : sentences) text += fmt::format("  {:14}{}\n", label, sentence);
+    };
+    add("found", read.found);
+    add("assumed", read.assumed);
+    add("ignored", read.ignored);
+    add("not clear", read.not_understood);
+    return text;
   }
 
   std::string as_text(const Description& description) const {
@@ -84,6 +103,7 @@ class InspectCommand final : public Command {
     for (const auto& [name, sum] : types) {
       text += fmt::format("    {:8} {:5} tensors  {}\n", name, sum.tensors, human_bytes(sum.bytes));
     }
+    if (description.understanding) text += as_text(*description.understanding);
     text += "  metadata\n";
     const Json metadata = parse_json(description.metadata, description.path);
     for (const auto& [key, value] : metadata.items()) {

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <limits>
 
+#include "cli/output.h"
 #include "cli/pulling.h"
 #include "core/json.h"
 
@@ -218,6 +219,12 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
   }
   fetch_missing(indexer, PullKind::indexer);
   options.indexer = LightningIndexer::load(indexer.empty() ? "auto" : indexer, model, run_config);
+  if (const auto& missing = options.indexer->info().missing_layers; !missing.empty()) {
+    std::string list;
+    for (const size_t layer : missing) list += fmt::format("{}{}", list.empty() ? "" : ", ", layer);
+    print_note(fmt::format("{} has nothing for layers {}: they read everything", options.indexer->info().path,
+                           list));
+  }
   options.budget = budget;
   options.sinks = sinks;
   options.recent = recent;

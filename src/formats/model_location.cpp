@@ -111,11 +111,46 @@ ModelLocation model_at_path(const fs::path& path) {
               "a GGUF file, or the folder of config.json and model.safetensors");
 }
 
-IndexerLocation with_run_config(fs::path weights) {
+IndexerLocation with_run_config(std::vector<fs::path> weights, const fs::path& folder) {
   IndexerLocation location{std::move(weights), std::nullopt};
-  const fs::path config = location.weights.parent_path() / "run_config.json";
+  const fs::path config = folder / "run_config.json";
   if (is_file(config)) location.run_config = config;
   return location;
+}
+
+// The name with each number as one '#': files that differ in nothing else are parts of one thing.
+std::string without_numbers(const std::string& name) {
+  std::string pattern;
+  for (const char c : name) {
+    const bool digit = c >= '0' && c <= '9';
+    if (!digit) pattern += c;
+    if (digit && !pattern.ends_with('#')) pattern += '#';
+  }
+  return pattern;
+}
+
+bool are_numbered(const std::vector<fs::path>& files) {
+  const std::string pattern = without_numbers(files.front().filename().string());
+  return pattern.find('#') != std::string::npos && std::ranges::all_of(files, [&](const fs::path& file) {
+           return without_numbers(file.filename().string()) == pattern;
+         });
+}
+
+// layer_0/indexer.safetensors, layer_1/indexer.safetensors, ...
+std::vector<fs::path> files_of_numbered_folders(const fs::path& folder) {
+  std::vector<fs::path> folders;
+  std::error_code failure;
+  for (fs::directory_iterator at(folder, failure), end; !failure && at != end; at.increment(failure)) {
+    if (is_folder(at->path()) && !files_with(at->path(), ".safetensors").empty())
+      folders.push_back(at->path());
+  }
+  std::vector<fs::path> files;
+  if (folders.empty() || !are_numbered(folders)) return files;
+  for (const fs::path& layer : folders) {
+    for (const fs::path& file : files_with(layer, ".safetensors")) files.push_back(file);
+  }
+  std::ranges::sort(files);
+  return files;
 }
 
 IndexerLocation indexer_in_folder(const fs::path& folder) {
@@ -123,10 +158,12 @@ IndexerLocation indexer_in_folder(const fs::path& folder) {
   constexpr std::array<std::string_view, 3> kNames = {
       "indexer.safetensors", "lightning_indexer_best_assembled.safetensors", "model.safetensors"};
   for (const std::string_view name : kNames) {
-    if (is_file(folder / name)) return with_run_config(folder / name);
+    if (is_file(folder / name)) return with_run_config({folder / name}, folder);
   }
-  const auto files = files_with(folder, ".safetensors");
-  if (files.size() == 1) return with_run_config(files.front());
+  auto files = files_with(folder, ".safetensors");
+  if (files.empty()) files = files_of_numbered_folders(folder);
+  if (files.size() == 1 || (!files.empty() && (are_numbered(files) || files.front().parent_path() != folder)))
+    return with_run_config(std::move(files), folder);
   throw Error(ErrorKind::file, folder.string(),
               files.empty() ? "no .safetensors file"
                             : fmt::format("{} .safetensors files: {}", files.size(), names_of(files)),
@@ -135,7 +172,7 @@ IndexerLocation indexer_in_folder(const fs::path& folder) {
 
 IndexerLocation indexer_at_path(const fs::path& path) {
   if (is_folder(path)) return indexer_in_folder(path);
-  if (detect_kind(path) == FileKind::safetensors) return with_run_config(path);
+  if (detect_kind(path) == FileKind::safetensors) return with_run_config({path}, path.parent_path());
   throw Error(ErrorKind::format, path.string(), "no safetensors file",
               "an indexer's .safetensors file or its folder");
 }

@@ -38,7 +38,7 @@ struct ModelLocation {
 };
 
 struct IndexerLocation {
-  std::filesystem::path weights;                    // a .safetensors file
+  std::vector<std::filesystem::path> weights;       // .safetensors: one, or one for each layer or shard
   std::optional<std::filesystem::path> run_config;  // run_config.json beside it
 };
 

@@ -1,5 +1,7 @@
 #include "keysieve/inspect.h"
 
+#include <fmt/format.h>
+
 #include <utility>
 
 #include "core/json.h"
@@ -8,6 +10,7 @@
 #include "formats/model_location.h"
 #include "formats/safetensors.h"
 #include "generate/handles.h"
+#include "indexer/indexer_layout.h"
 #include "keysieve/error.h"
 
 namespace keysieve {
@@ -79,11 +82,59 @@ Description inspect_hub_folder(const fs::path& path) {
   return description;
 }
 
+Description::Understanding understand(const std::vector<SafetensorsFile>& files, const Json& run_config,
+                                      const std::string& subject) {
+  Description::Understanding result;
+  try {
+    IndexerConfig config = parse_indexer_config(run_config, subject);
+    const bool told = config.layers != 0;
+    const IndexerLayout layout = read_layout(
+        files, config, [&](const Error& error) { result.not_understood.emplace_back(error.what()); });
+    result.assumed = layout.assumed;
+    result.ignored = layout.ignored;
+    const bool seed = config.shape == IndexerShape::seed;
+    result.found.push_back(fmt::format("shape {}: {} query heads and {} key{} of {} values{}",
+                                       to_string(config.shape), config.heads, config.key_heads,
+                                       config.key_heads == 1 ? "" : "s", config.dim,
+                                       seed ? fmt::format(", the first {} rotated", config.rope_dim) : ""));
+    result.found.push_back(fmt::format("{} layers{}{}", config.layers - layout.missing.size(),
+                                       config.has_bias ? ", with biases" : "",
+                                       config.has_norm ? ", with norms" : ""));
+    if (!layout.missing.empty()) {
+      result.found.push_back(
+          fmt::format("nothing of layers {}: they run dense", layer_ranges(layout.missing)));
+    }
+    if (!told) result.assumed.push_back(fmt::format("the model has {} layers", config.layers));
+    if (seed && config.rope_theta == 0) result.assumed.emplace_back("RoPE's theta is the model's");
+    if (config.model.empty()) {
+      result.assumed.emplace_back(
+          "it belongs to the model it is used with: no fingerprint is in run_config.json");
+    }
+  } catch (const Error& error) {
+    result.not_understood.emplace_back(error.what());
+  }
+  return result;
+}
+
 // run_config.json and the weights beside it, in whatever shape: what does not fit shows.
 Description inspect_indexer(const IndexerLocation& location) {
-  Description description = inspect_safetensors(location.weights);
+  std::vector<SafetensorsFile> files;
+  for (const fs::path& path : location.weights) files.emplace_back(path);
+  Description description;
   description.architecture = "indexer";
-  if (location.run_config) description.metadata = dump(read_json_file(*location.run_config));
+  description.metadata = dump(Json(files.front().metadata()));
+  for (const SafetensorsFile& file : files) {
+    add_safetensors(description, file, files.size() == 1 ? "" : fs::path(file.subject()).filename().string());
+  }
+  if (location.run_config) {
+    const Json run_config = read_json_file(*location.run_config);
+    description.metadata = dump(run_config);
+    description.understanding = understand(files, run_config, location.run_config->string());
+  } else {
+    description.understanding.emplace();
+    description.understanding->not_understood.emplace_back(
+        "no run_config.json beside it: heads and sizes are not known");
+  }
   return description;
 }
 
@@ -110,7 +161,7 @@ Found find(std::string_view argument, std::span<const fs::path> folders) {
   } catch (const Error& no_model) {
     try {
       IndexerLocation location = locate_indexer(argument, indexer_search(folders));
-      return {FileKind::indexer_folder, location.weights, location};
+      return {FileKind::indexer_folder, location.weights.front(), location};
     } catch (const Error&) {
       throw no_model;
     }

@@ -46,40 +46,41 @@ fs::path find_for(const Model& model, const std::vector<fs::path>& folders) {
       "make one with keysieve calibrate, name one with --indexer, or use --dense");
 }
 
-uint64_t count_parameters(const IndexerConfig& config) {
+uint64_t count_parameters(const IndexerConfig& config, size_t layers) {
   if (config.shape == IndexerShape::native) {
     const size_t query_maps = config.map_per_head ? config.heads : config.key_heads;
-    return config.layers * (query_maps + config.key_heads) * config.dim * config.head_dim;
+    return layers * (query_maps + config.key_heads) * config.dim * config.head_dim;
   }
   const size_t rows = config.heads * config.dim + config.dim;
   const size_t extras = (config.has_bias ? rows : 0) + (config.has_norm ? rows : 0);
-  return config.layers * ((rows + config.heads) * config.hidden + extras);
+  return layers * ((rows + config.heads) * config.hidden + extras);
 }
 
 // The hash of the weights and of the settings that index keys follow from; what is chosen at run time does
 // not belong to it.
-std::string identity_of(const fs::path& weights, const IndexerConfig& config) {
+std::string identity_of(std::span<const fs::path> weights, const IndexerConfig& config) {
   Json settings = to_json(config);
   for (const char* key : {"top_k", "budgets", "sinks", "recent", "selection", "query_block"}) {
     settings.erase(key);
   }
   Checksum sum;
-  sum.add(MappedFile(weights).bytes());
+  for (const fs::path& file : weights) sum.add(MappedFile(file).bytes());
   const std::string text = settings.dump();
   sum.add(std::as_bytes(std::span(text)));
   return fmt::format("{:016x}", sum.value());
 }
 
-IndexerInfo describe(const Indexer& indexer, const fs::path& path) {
-  const IndexerConfig& config = indexer.config();
+IndexerInfo describe(const IndexerFile& file) {
+  const IndexerConfig& config = file.config();
   IndexerInfo info;
-  info.path = path.string();
+  info.path = file.subject();
   info.shape = to_string(config.shape);
   info.layers = config.layers;
   info.heads = config.heads;
   info.dim = config.dim;
   info.rope_dim = config.rope_dim;
-  info.parameters = count_parameters(config);
+  info.missing_layers = file.missing_layers();
+  info.parameters = count_parameters(config, config.layers - info.missing_layers.size());
   info.budget = config.budget;
   info.sinks = config.sinks;
   info.recent = config.recent;
@@ -101,14 +102,14 @@ LightningIndexer LightningIndexer::load(std::string_view indexer, const Language
   fs::path config = run_config;
   if (config.empty()) {
     if (!location.run_config) {
-      throw Error(ErrorKind::file, location.weights.string(), "no run_config.json beside it",
+      throw Error(ErrorKind::file, location.weights.front().string(), "no run_config.json beside it",
                   "the configuration the indexer was made with", "name it with --run-config");
     }
     config = *location.run_config;
   }
   const IndexerFile file(location.weights, config, base.shape());
   auto loaded = std::make_shared<const Indexer>(file, base.shape(), base.shared_kernels(), base.threads());
-  IndexerInfo info = describe(*loaded, location.weights);
+  IndexerInfo info = describe(file);
   std::string identity = identity_of(location.weights, loaded->config());
   return LightningIndexer(std::make_shared<const Impl>(
       Impl{std::move(loaded), base.fingerprint_text(), std::move(identity), std::move(info)}));

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <utility>
@@ -13,6 +14,7 @@
 namespace keysieve {
 
 struct Indexer::Layer {
+  bool missing = true;        // no weights: the layer is dense, its index keys are never read
   std::vector<float> k_bias;  // seed [dim], native [key_heads * dim]; or empty
   // seed
   std::unique_ptr<PackedMatrix> q;            // [heads * dim, hidden]
@@ -69,7 +71,9 @@ Indexer::Indexer(const IndexerFile& file, const ModelShape& model, std::shared_p
                  const Threads& threads)
     : config_(file.config()), kernels_(std::move(kernels)) {
   prepare(model);
-  for (size_t i = 0; i < config_.layers; ++i) layers_.push_back(pack_layer(file.layer(i), threads));
+  for (size_t i = 0; i < config_.layers; ++i) {
+    layers_.push_back(file.has_layer(i) ? pack_layer(file.layer(i), threads) : Layer{});
+  }
 }
 
 Indexer::Indexer(IndexerConfig config, std::span<const IndexerLayerWeights> layers, const ModelShape& model,
@@ -98,6 +102,7 @@ void Indexer::prepare(const ModelShape& model) {
 
 Indexer::Layer Indexer::pack_layer(const IndexerLayerWeights& weights, const Threads& threads) const {
   Layer layer;
+  layer.missing = false;
   const size_t dim = config_.dim;
   if (config_.shape == IndexerShape::native) {
     const size_t maps = config_.map_per_head ? config_.heads : config_.key_heads;
@@ -135,6 +140,10 @@ size_t Indexer::bytes() const {
 void Indexer::project_keys(float* keys, size_t layer_index, const LayerInputs& inputs,
                            KernelContext& context) const {
   const Layer& layer = layers_[layer_index];
+  if (layer.missing) {
+    std::fill_n(keys, inputs.tokens * config_.key_heads * config_.dim, 0.0f);
+    return;
+  }
   if (config_.shape == IndexerShape::native) {
     layer.k_maps.apply(keys, inputs.k, inputs.tokens, 1, context);
     return add_bias(keys, layer.k_bias, inputs.tokens);

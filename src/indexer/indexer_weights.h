@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <filesystem>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -10,6 +9,7 @@
 #include "core/dtype.h"
 #include "formats/safetensors.h"
 #include "indexer/indexer_config.h"
+#include "indexer/indexer_layout.h"
 
 namespace keysieve {
 
@@ -31,43 +31,27 @@ struct IndexerLayerWeights {
 // An indexer's files, opened and understood but not yet in memory: layers are read one at a time.
 class IndexerFile {
  public:
-  // `path`: a folder with run_config.json and one .safetensors, or the .safetensors itself.
-  // The seed's tensors are told apart by shape and suffix whatever their prefix; the layer is the number in
-  // the name. Throws Error{file}; Error{format} for a tensor it does not understand, a duplicate, a missing
-  // one, bad JSON, values that are not finite; Error{mismatch} for the wrong model. Messages name the tensor.
+  // `path`: a folder with run_config.json and one .safetensors (or one for each layer), or the .safetensors
+  // itself. The seed's tensors are told apart by shape and suffix whatever their prefix; the layer is the
+  // number in the name, or of the file. Layers of which there is nothing are dense.
+  // Throws Error{file}; Error{format} for a tensor it does not understand, a duplicate, a layer that is there
+  // in part, bad JSON, values that are not finite; Error{mismatch} for the wrong model. Messages name the
+  // tensor.
   IndexerFile(const std::filesystem::path& path, const ModelShape& model);
-  IndexerFile(const std::filesystem::path& weights, const std::filesystem::path& run_config,
+  IndexerFile(std::span<const std::filesystem::path> weights, const std::filesystem::path& run_config,
               const ModelShape& model);
 
   const IndexerConfig& config() const { return config_; }
-  const std::string& subject() const { return file_.subject(); }  // the path of the weights
-  IndexerLayerWeights layer(size_t index) const;
+  const std::string& subject() const { return files_.front().subject(); }  // the path of the weights
+  bool has_layer(size_t index) const { return !layout_.layers.at(index).empty(); }
+  const std::vector<size_t>& missing_layers() const { return layout_.missing; }  // ascending
+  IndexerLayerWeights layer(size_t index) const;  // throws Error{format} too where it is missing
 
  private:
-  struct LayerTensors {  // null: absent
-    const TensorInfo* q = nullptr;
-    const TensorInfo* k = nullptr;
-    const TensorInfo* head_weight = nullptr;
-    const TensorInfo* q_bias = nullptr;
-    const TensorInfo* k_bias = nullptr;
-    const TensorInfo* q_norm = nullptr;
-    const TensorInfo* k_norm = nullptr;
-  };
-  void sort_tensors();
-  void place(LayerTensors& layer, const TensorInfo& tensor);
-  void check_complete();
-
-  SafetensorsFile file_;
+  std::vector<SafetensorsFile> files_;
   IndexerConfig config_;
-  std::vector<LayerTensors> layers_;
+  IndexerLayout layout_;  // points into files_
 };
-
-struct IndexerPaths {
-  std::filesystem::path weights;     // a .safetensors file
-  std::filesystem::path run_config;  // run_config.json beside it
-};
-// Throws Error{file} where there is no such pair, or several .safetensors to choose from.
-IndexerPaths find_indexer_files(const std::filesystem::path& path);
 
 // Writes `folder`/indexer.safetensors and run_config.json, each atomically, creating the folder. Matrices are
 // rounded to `dtype` (f32, f16 or bf16); biases and norms, a few hundred values a layer, stay f32. `layers`

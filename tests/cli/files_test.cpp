@@ -2,6 +2,7 @@
 
 #include "fixture.h"
 #include "formats/npy.h"
+#include "formats/safetensors.h"
 
 // tokenize, logits and inspect: the verbs that scripts use.
 
@@ -110,6 +111,40 @@ TEST_F(LogitsVerb, SelectionsAreWritten) {
   EXPECT_EQ(grouped[1][39].size(), TinyModel::kKvHeads);
   EXPECT_EQ(grouped[1][39][1].size(), 16u);
   EXPECT_EQ(grouped[0][0], Json({{0}, {0}}));
+}
+
+// Layers an indexer's files have nothing of read everything, and standard error says so.
+TEST_F(LogitsVerb, MissingLayersAreDense) {
+  const std::filesystem::path whole = indexer_;
+  const std::filesystem::path part = folder_ / "indexers" / "part";
+  std::filesystem::create_directories(part);
+  Json config = read_json_file(whole / "run_config.json");
+  testing::detail::write_file(part / "run_config.json", config.dump());
+  const SafetensorsFile file(whole / "indexer.safetensors");
+  std::vector<TensorToWrite> kept;
+  for (const TensorInfo& tensor : file.tensors()) {
+    if (tensor.name.starts_with("layers.0."))
+      kept.push_back({tensor.name, tensor.dtype, tensor.shape, tensor.data});
+  }
+  write_safetensors(part / "indexer.safetensors", kept);
+  config["budgets"] = {24, 0};
+  testing::detail::write_file(whole / "run_config.json", config.dump());
+  testing::detail::write_file(path("long_ids.json"), numbers(100).dump());
+  const auto logits = [&](const std::filesystem::path& indexer, const std::string& out) {
+    const Outcome outcome = run(on_tiny("logits", {"--tokens", path("long_ids.json"), "--out", path(out),
+                                                   "--indexer", indexer.string(), "--budget", "16"}));
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    return outcome.err;
+  };
+  EXPECT_THAT(logits(part, "part.npy"), HasSubstr("has nothing for layers 1: they read everything"));
+  logits(whole, "dense.npy");
+  EXPECT_EQ(read_text_file(path("part.npy")), read_text_file(path("dense.npy")));
+  // The layer that is there is sparse.
+  EXPECT_EQ(run(on_tiny("logits", {"--tokens", path("long_ids.json"), "--out", path("all.npy")})).status, 0);
+  EXPECT_NE(read_text_file(path("part.npy")), read_text_file(path("all.npy")));
+  const Json read = json_of(run({"inspect", part.string(), "--json"}))["understanding"];
+  EXPECT_THAT(read["found"].dump(), HasSubstr("nothing of layers 1"));
+  EXPECT_TRUE(read["not_understood"].empty());
 }
 
 TEST_F(LogitsVerb, NothingIsWrittenWhereTheWorkFails) {

@@ -83,15 +83,17 @@ std::pair<ErrorKind, std::string> load_error(const SeedFiles& files, const Model
   });
 }
 
+std::optional<size_t> place_layer(std::string_view name) { return place_in_name(name).layer; }
+
 TEST(TensorRole, FindsTheLayerInTheName) {
-  EXPECT_EQ(layer_in_name("layers.7.indexer.wq.weight"), 7u);
-  EXPECT_EQ(layer_in_name("model.0.layers.12.wk"), 12u);
-  EXPECT_EQ(layer_in_name("indexers.3.q.weight"), 3u);
-  EXPECT_EQ(layer_in_name("layer_31.k_proj"), 31u);
-  EXPECT_EQ(layer_in_name("5.wq.weight"), 5u);
-  EXPECT_EQ(layer_in_name("wq2.weight"), std::nullopt);
-  EXPECT_EQ(layer_in_name("layers.99999999999999999999.wq"), std::nullopt);
-  EXPECT_EQ(layer_in_name(""), std::nullopt);
+  EXPECT_EQ(place_layer("layers.7.indexer.wq.weight"), 7u);
+  EXPECT_EQ(place_layer("model.0.layers.12.wk"), 12u);
+  EXPECT_EQ(place_layer("indexers.3.q.weight"), 3u);
+  EXPECT_EQ(place_layer("layer_31.k_proj"), 31u);
+  EXPECT_EQ(place_layer("5.wq.weight"), 5u);
+  EXPECT_EQ(place_layer("wq2.weight"), std::nullopt);
+  EXPECT_EQ(place_layer("layers.99999999999999999999.wq"), std::nullopt);
+  EXPECT_EQ(place_layer(""), std::nullopt);
 }
 
 TEST(IndexerFile, AcceptsAnyPrefixAndTellsPartsByShape) {
@@ -168,9 +170,10 @@ const BadFiles kBadFiles[] = {
     {"ConfigOfAnotherModel",
      [](SeedFiles& f) { f.config = R"({"hidden_size": 32, "proj_dim": 6, "indexer_heads": 3, "top_k": 8})"; },
      ErrorKind::mismatch, "hidden size 32"},
-    {"MissingLayer",
-     [](SeedFiles& f) { std::erase_if(f.shapes, [](auto& s) { return s.first.starts_with("layers.1"); }); },
-     ErrorKind::format, "no query projection for layer 1"},
+    {"NoLayers", [](SeedFiles& f) { f.shapes = {{"layers.0.rotary_emb.inv_freq", {2}}}; }, ErrorKind::format,
+     "no layer of an indexer"},
+    {"HalfALayer", [](SeedFiles& f) { f.shapes.erase("layers.1.indexer.wq.weight"); }, ErrorKind::format,
+     "no query projection for layer 1"},
     {"MissingBias", [](SeedFiles& f) { f.shapes.erase("layers.1.indexer.wk.bias"); }, ErrorKind::format,
      "no key bias for layer 1"},
     {"MissingHeadWeights", [](SeedFiles& f) { f.shapes.erase("layers.0.indexer.weights_proj.weight"); },
@@ -253,15 +256,17 @@ TEST(IndexerFile, RefusesEveryTruncation) {
 
 TEST(IndexerFile, SaysWhatIsMissing) {
   const TemporaryFolder folder;
-  EXPECT_EQ(error_of([&] { find_indexer_files(folder.path() / "nowhere"); }).first, ErrorKind::file);
-  EXPECT_THAT(error_of([&] { find_indexer_files(folder.path()); }).second, HasSubstr("no .safetensors"));
+  EXPECT_EQ(error_of([&] { IndexerFile(folder.path() / "nowhere", kModel()); }).first, ErrorKind::file);
+  EXPECT_THAT(error_of([&] { IndexerFile(folder.path(), kModel()); }).second, HasSubstr("no .safetensors"));
   SeedFiles("layers.").write(folder.path());
   std::filesystem::remove(folder.path() / "run_config.json");
-  EXPECT_THAT(error_of([&] { find_indexer_files(folder.path()); }).second, HasSubstr("no run_config.json"));
+  EXPECT_THAT(error_of([&] { IndexerFile(folder.path(), kModel()); }).second,
+              HasSubstr("no run_config.json"));
   std::filesystem::rename(folder.path() / "lightning_indexer_best_assembled.safetensors",
                           folder.path() / "a.safetensors");
   testing::write_text(folder.path() / "b.safetensors", "");
-  EXPECT_THAT(error_of([&] { find_indexer_files(folder.path()); }).second, HasSubstr("2 .safetensors files"));
+  EXPECT_THAT(error_of([&] { IndexerFile(folder.path(), kModel()); }).second,
+              HasSubstr("2 .safetensors files"));
 }
 
 std::vector<IndexerLayerWeights> random_native(const IndexerConfig& config) {
