@@ -77,6 +77,7 @@ class Setting:
     decode_tokens: int
     program: Path  # keysieve
     under: list  # a command that each measurement runs under
+    own_model: Path | None = None  # for keysieve; else `model`
     ids: Path | None = None  # the text as token ids, for the peers
     texts: dict = field(default_factory=dict)  # context -> the same as text, for keysieve
 
@@ -278,7 +279,7 @@ def keysieve_json(setting, *arguments):
 
 def generate(setting, context, *options, threads=None):
     """One measurement of keysieve: the one place that knows its command line."""
-    result = keysieve_json(setting, "generate", "--model", setting.model, "--raw", "--prompt-file",
+    result = keysieve_json(setting, "generate", "--model", setting.own_model or setting.model, "--raw", "--prompt-file",
                            setting.texts[context], "--ignore-eos", "--max-tokens", setting.decode_tokens + 1,
                            "--threads", threads or setting.threads, *options)
     if setting.isa != "native" and result["kernels"] != setting.isa:

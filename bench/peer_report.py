@@ -15,18 +15,22 @@ class Plan:
     budget: int  # positions a sparse query may read
     contexts: tuple
     empty_decode: float  # bar for decode after the shortest context, over the better peer
-    sparse_prefill: int  # context whose sparse prefill must be 3 times the better peer's
-    deep_decode: tuple  # contexts whose sparse decode must be twice the better peer's
+    sparse_prefill: tuple  # (context, over the better peer) bars of sparse prefill
+    deep_decode: tuple  # contexts whose sparse decode must be `deep_factor` times the better peer's
     growth: tuple = ()  # (short, long): seconds a token of sparse prefill are compared
+    deep_factor: float = 2
 
 
 OWN_SPEED_AT = 512  # decode far into a text is held against decode here
 
 PLANS = {
-    "smollm2-135m": Plan("SmolLM2-135M-Instruct.Q4_1.gguf", 512, (16, 512, 4096, 8000), 1.3, 8000, (8000,)),
+    "smollm2-135m": Plan("SmolLM2-135M-Instruct.Q4_1.gguf", 512, (16, 512, 4096, 8000), 1.3,
+                         ((8000, 3),), (8000,)),
     "qwen2.5-coder-0.5b": Plan("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf", 1024, (16, 512, 2000, 16000, 30000), 1.0,
-                               16000, (16000, 30000), (2000, 30000)),
+                               ((16000, 3),), (16000, 30000), (2000, 30000)),
 }
+# Random weights of Qwen3-8B's shape: bench/full_size.py.
+FULL_SIZE = Plan("", 2048, (512, 2048, 4096, 8192), 1.0, ((2048, 1.3), (8192, 2)), (8192,), deep_factor=1)
 
 
 @dataclass
@@ -86,13 +90,13 @@ def table_bars(plan, engines, isa):
     shortest = min(plan.contexts)
     bars = [Bar("dense prefill at 512 over the better peer", over_peer(dense, engines, 512, "prefill"),
                 1.5 if isa == "native" else 1.2),
-            Bar(f"sparse prefill at {plan.sparse_prefill:,} over the better peer",
-                over_peer(sparse, engines, plan.sparse_prefill, "prefill"), 3),
+            *(Bar(f"sparse prefill at {context:,} over the better peer", over_peer(sparse, engines, context, "prefill"),
+                  factor) for context, factor in plan.sparse_prefill),
             Bar(f"decode, empty cache ({shortest} tokens), dense, over the better peer",
                 over_peer(dense, engines, shortest, "decode"), plan.empty_decode)]
     for context in plan.deep_decode:
         bars.append(Bar(f"sparse decode at {context:,} over the better peer",
-                        over_peer(sparse, engines, context, "decode"), 2))
+                        over_peer(sparse, engines, context, "decode"), plan.deep_factor))
         bars.append(Bar(f"sparse decode at {context:,} over its own at {OWN_SPEED_AT}",
                         share(own(context, "decode"), own(OWN_SPEED_AT, "decode")), 0.85))
     if plan.growth:

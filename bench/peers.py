@@ -27,7 +27,7 @@ from pathlib import Path
 import peer_checks
 from peer_programs import (BUILD_ARGUMENTS, CACHE, ROOT, VERSIONS, Setting, Unavailable, ensure_peer,
                            environment_python, keysieve_engine, peer_engine, say, worker)
-from peer_report import PLANS, Plan, print_bars, print_programs, print_table, table_bars
+from peer_report import FULL_SIZE, PLANS, Plan, print_bars, print_programs, print_table, table_bars
 
 PARTS = ("table", "quality", "threads", "idle", "peaks")
 
@@ -124,7 +124,7 @@ def measure_model(name, arguments, document):
     plan, path = resolve(name, arguments)
     contexts = arguments.contexts or plan.contexts
     setting = Setting(path, arguments.threads, arguments.isa, arguments.decode_tokens, arguments.program,
-                      shlex.split(arguments.under))
+                      shlex.split(arguments.under), arguments.own_model or path)
     with tempfile.TemporaryDirectory(prefix="peers-", dir=CACHE) as temporary:
         try:
             # 16 and 512 tokens serve the checks as well.
@@ -172,6 +172,8 @@ def resolve(name, arguments):
     if plan:
         subprocess.run([sys.executable, str(ROOT / "tools" / "fetch_model.py"), name], check=True)
         return plan, ROOT / "models" / name / plan.file
+    if arguments.full_size:
+        return FULL_SIZE, Path(name)
     if not Path(name).is_file():
         raise SystemExit(f"peers: {name}: no such file; short names: {', '.join(PLANS)}")
     first = PLANS["smollm2-135m"]
@@ -222,6 +224,8 @@ def parse_arguments():
     add("--quality-windows", type=int, default=12)
     add("--keysieve-options", default="", help="more options for keysieve's rows, space-separated")
     add("--program", type=Path, default=ROOT / "build" / "keysieve", help="keysieve itself")
+    add("--own-model", type=Path, help="the same model in another format, for keysieve's rows")
+    add("--full-size", action="store_true", help="the plan and the bars of the full-size model (./run bench full-size)")
     add("--under", default="", help="a command that each measurement runs under, such as 'nice -n -20'")
     add("--output", type=Path, help="where samples and bars go (build/bench-peers-ISA.json)")
     add("--resume", action="store_true", help="keep the samples that --output already holds")

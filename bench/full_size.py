@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""The model card's own size: `./run bench full-size [--parts load,memory,speed,long]`.
+
+Writes a model of Qwen3-8B's shape with random weights (bench/full_size_model.cpp: 36 layers as two MLX shards, an
+indexer of 72 million parameters, and a GGUF with the same weights; 10 GB) and measures, on two formats of one model:
+
+load    seconds until the model is ready, and the peak of memory against the files' size
+memory  bytes of the KV cache at 4K to 32K, asked of the allocator
+speed   prefill and decode beside llama.cpp and ik_llama.cpp (bench/peers.py with --full-size)
+long    a 32,000-token prompt through a fixed cache that cuts after each chunk: resident memory on the way
+
+What such a model says is noise; the work is that of the real one.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = ROOT / "build" / "keysieve"
+PARTS = ("load", "memory", "speed", "long")
+BUDGET = 2048
+NEEDED_BYTES = 10_200_000_000
+
+
+def say(text):
+    print(f"full-size: {text}", file=sys.stderr, flush=True)
+
+
+def make_model(folder, tokenizer):
+    if (folder / "complete").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < NEEDED_BYTES:
+        sys.exit(f"full-size: {folder} has {free / 1e9:.1f} GB free, {NEEDED_BYTES / 1e9:.1f} are needed; name another with --folder")
+    say(f"writing the model to {folder}")
+    subprocess.run([ROOT / "build" / "full_size_model", folder, "--tokenizer", tokenizer], check=True)
+    (folder / "complete").touch()
+
+
+def generate(folder, *options):
+    command = [PROGRAM, "generate", "--model", folder / "mlx", "--raw", "--ignore-eos", "--json", *options]
+    return json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
+
+
+def file_bytes(folder):
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def part_load(folder, _):
+    files = file_bytes(folder / "mlx") + file_bytes(folder / "indexer")
+    for path in (folder / "mlx").glob("*.safetensors"):
+        with open(path, "rb") as file:  # into the page cache
+            while file.read(1 << 24):
+                pass
+    runs = [generate(folder, "--indexer", folder / "indexer", "--prompt", "Hello", "--max-tokens", "1") for _ in range(3)]
+    seconds = sorted(run["load_seconds"] for run in runs)[1]
+    peak = max(run["memory"]["peak_rss_bytes"] for run in runs)
+    print(f"load from the page cache: {seconds:.1f} s (median of 3; bar 20)")
+    print(f"peak resident memory: {peak / 1e9:.3f} GB, files {files / 1e9:.3f} GB: {100 * peak / files - 100:+.1f}% (bar +10)")
+
+
+def part_memory(folder, _):
+    command = [PROGRAM, "eval", "memory", "--model", folder / "mlx", "--indexer", folder / "indexer", "--budget", str(BUDGET)]
+    subprocess.run(list(map(str, command)), check=True)
+
+
+def part_speed(folder, arguments):
+    command = [sys.executable, ROOT / "bench" / "peers.py", "--full-size", "--models", folder / "model-Q4_1.gguf", "--own-model",
+               folder / "mlx", "--indexer", folder / "indexer", "--budget", str(BUDGET), "--parts", "table", "--repeats",
+               arguments.repeats, "--decode-tokens", "32", "--tune-context", "64", "--output",
+               ROOT / "build" / "bench-full-size.json", "--resume"]
+    if arguments.contexts:
+        command += ["--contexts", arguments.contexts]
+    if arguments.peers:
+        command += ["--peers", arguments.peers]
+    subprocess.run(list(map(str, command)), check=True)
+
+
+def resident_bytes(pid):
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def part_long(folder, arguments):
+    prompt = folder / "long.txt"
+    text = subprocess.run(["bible", "-f", "Gen1:1-Rev22:21"], stdin=subprocess.DEVNULL, capture_output=True, check=True).stdout
+    prompt.write_bytes(text[:arguments.long_bytes])
+    command = [PROGRAM, "generate", "--model", folder / "mlx", "--indexer", folder / "indexer", "--budget", BUDGET, "--cache", "fixed",
+               "--prune", "chunk", "--raw", "--prompt-file", prompt, "--ignore-eos", "--max-tokens", "33", "--json"]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    output = []
+    reader = threading.Thread(target=lambda: output.append(process.stdout.read()))
+    reader.start()
+    start, samples = time.monotonic(), []
+    while reader.is_alive():
+        reader.join(5)
+        if process.poll() is None:
+            samples.append((time.monotonic() - start, resident_bytes(process.pid)))
+    if process.wait() != 0:
+        sys.exit("full-size: the program failed")
+    result = json.loads(output[0])
+    print(f"prompt of {result['prefill']['tokens']:,} tokens: {result['prefill']['tokens_per_second']:.1f} tok/s, then "
+          f"{result['decode']['tokens_per_second']:.1f} tok/s; KV {result['memory']['kv_hot_bytes'] / 1e6:.0f} MB, "
+          f"peak {result['memory']['peak_rss_bytes'] / 1e9:.3f} GB")
+    print("seconds  resident GB")
+    for seconds, resident in samples[::max(1, len(samples) // 12)]:
+        print(f"{seconds:7.0f}  {resident / 1e9:.3f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="./run bench full-size", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--parts", default=",".join(PARTS), help="what to do (%(default)s)")
+    add("--folder", type=Path, default=ROOT / ".cache" / "full-size", help="where the model lies or is written (%(default)s)")
+    add("--contexts", help="of the part speed, instead of 512,2048,4096,8192")
+    add("--repeats", default="1", help="of the part speed: N,CONTEXT:N,... (%(default)s)")
+    add("--peers", help="of the part speed: some of llama.cpp,ik_llama.cpp")
+    add("--long-bytes", type=int, default=128_000, help="of text in the part long (%(default)s: about 32,000 tokens)")
+    arguments = parser.parse_args()
+    parts = arguments.parts.split(",")
+    for wrong in set(parts) - set(PARTS):
+        parser.error(f"no part '{wrong}'; there are {', '.join(PARTS)}")
+    tokenizer, = (ROOT / "models" / "qwen2.5-coder-0.5b").glob("*.gguf")
+    make_model(arguments.folder, tokenizer)
+    print(f"{os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}")
+    for part in parts:
+        say(part)
+        {"load": part_load, "memory": part_memory, "speed": part_speed, "long": part_long}[part](arguments.folder, arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
