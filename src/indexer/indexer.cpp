@@ -96,7 +96,7 @@ void Indexer::prepare(const ModelShape& model) {
   // Frequency of pair i: theta^(-2i / rope_dim), half-split over the first rope_dim values.
   for (size_t i = 0; i < config_.rope_dim / 2; ++i) {
     const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(config_.rope_dim);
-    rope_.frequency.push_back(static_cast<float>(std::pow(config_.rope_theta, exponent)));
+    rope_.frequency.push_back(std::pow(config_.rope_theta, exponent));
   }
 }
 

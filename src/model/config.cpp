@@ -157,7 +157,7 @@ RopeTable make_rope_table(const RopeConfig& config) {
         break;
     }
     if (!config.pair_divisors.empty()) frequency /= static_cast<double>(config.pair_divisors[pair]);
-    table.frequency[pair] = static_cast<float>(frequency);
+    table.frequency[pair] = frequency;
   }
   return table;
 }

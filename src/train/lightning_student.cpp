@@ -52,7 +52,7 @@ LightningStudent::LightningStudent(const IndexerConfig& config, const ModelShape
   if (!start.k_norm.empty()) tensors_.emplace_back("k_norm", start.k_norm);
   for (size_t i = 0; i < config.rope_dim / 2; ++i) {
     const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(config.rope_dim);
-    rope_.frequency.push_back(static_cast<float>(std::pow(config.rope_theta, exponent)));
+    rope_.frequency.push_back(std::pow(config.rope_theta, exponent));
   }
 }
 

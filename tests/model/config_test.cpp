@@ -153,6 +153,34 @@ TEST(RopeTables, Yarn) {
   expect_frequencies(config({{"factor", 4.0}, {"attention_factor", 1.0}}), kYarn, 1.0);
 }
 
+// Rotations of positions far past a model's training, plain and by YaRN, against long double.
+TEST(RopeTables, AnglesStayExactAtLargePositions) {
+  const std::vector<int32_t> positions = {1, 32767, 40960, 131071, 1000000};
+  for (const bool yarn : {false, true}) {
+    Json settings = {{"head_dim", 128}, {"rope_theta", 1e6}, {"max_position_embeddings", 131072}};
+    if (yarn) {
+      settings["rope_scaling"] = {
+          {"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32768}};
+    }
+    const RopeTable table = make_rope_table(HubConfig(settings).read().rope);
+    RopeAngles angles;
+    angles.compute(table, positions);
+    for (size_t i = 0; i < 64; ++i) {
+      const long double plain = std::pow(1e6L, -static_cast<long double>(i) / 64);
+      // Before pair 23 YaRN changes nothing, from pair 40 on it divides by the factor (a ramp lies between).
+      if (yarn && i >= 23 && i < 40) continue;
+      const long double frequency = yarn && i >= 40 ? plain / 4 : plain;
+      for (size_t t = 0; t < positions.size(); ++t) {
+        const long double angle = frequency * positions[t];
+        EXPECT_NEAR(angles.cosine[t * 64 + i] / table.scale, std::cos(angle), 3e-7L)
+            << positions[t] << " " << i;
+        EXPECT_NEAR(angles.sine[t * 64 + i] / table.scale, std::sin(angle), 3e-7L)
+            << positions[t] << " " << i;
+      }
+    }
+  }
+}
+
 TEST(RopeTables, YarnWithItsOwnRamp) {
   const Json scaling = {{"type", "yarn"},    {"factor", 8.0},    {"original_max_position_embeddings", 2048},
                         {"beta_fast", 16.0}, {"beta_slow", 2.0}, {"truncate", false}};
