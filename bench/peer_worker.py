@@ -171,6 +171,42 @@ class IkLlamaCpp(Peer):
         return self.lib.llama_print_system_info().decode()
 
 
+def perplexity(arguments):
+    """As llama.cpp's own perplexity tool has it: windows one after another, the second half of each counted but for its
+    first token, each window's first token replaced by the begin-of-text token where the model adds one."""
+    import numpy
+
+    peer = LlamaCpp(arguments)
+    api, window = peer.api, arguments.context
+    vocab = api.llama_model_get_vocab(peer.model)
+    ids = peer.tokenize(Path(arguments.perplexity).read_text(encoding="utf-8"))
+    adds_start = api.llama_vocab_get_add_bos(vocab)
+    if adds_start:
+        ids = [api.llama_vocab_bos(vocab), *ids]
+    size = api.llama_vocab_n_tokens(vocab)
+    peer.open(window)
+    batch = api.llama_batch_init(window, 0, 1)
+    total, count = 0.0, 0
+    for chunk in range(min(arguments.windows or len(ids), len(ids) // window)):
+        part = ids[chunk * window:(chunk + 1) * window]
+        if adds_start:
+            part[0] = api.llama_vocab_bos(vocab)
+        peer.clear()
+        batch.n_tokens = window
+        for i, token in enumerate(part):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, i, 1
+            batch.seq_id[i][0] = 0
+            batch.logits[i] = i >= window // 2
+        if api.llama_decode(peer.context, batch) != 0:
+            raise RuntimeError(f"llama_decode failed in window {chunk}")
+        for i in range(window // 2, window - 1):
+            row = numpy.ctypeslib.as_array(api.llama_get_logits_ith(peer.context, i), (size,)).astype(numpy.float64)
+            top = row.max()
+            total += top + numpy.log(numpy.exp(row - top).sum()) - row[part[i + 1]]
+            count += 1
+    return {"perplexity": float(numpy.exp(total / count)), "tokens": count, "version": peer.version()}
+
+
 PEERS = {"llama.cpp": LlamaCpp, "ik_llama.cpp": IkLlamaCpp}
 
 
@@ -222,6 +258,8 @@ def main():
     parser.add_argument("--decode-tokens", type=int, default=32)
     parser.add_argument("--tokenize", help="tokenize this text file instead of measuring")
     parser.add_argument("--longest", type=int, default=0)
+    parser.add_argument("--perplexity", help="measure the perplexity of this text file instead (llama.cpp)")
+    parser.add_argument("--windows", type=int, default=0, help="of --context tokens; 0: all")
     arguments = parser.parse_args()
 
     # The libraries write to stdout and stderr as they please; the result goes to the stdout we were given.
@@ -229,6 +267,8 @@ def main():
     os.dup2(2, 1)
     if arguments.tokenize:
         result = tokenize(arguments)
+    elif arguments.perplexity:
+        result = perplexity(arguments)
     else:
         peer = PEERS[arguments.peer](arguments)
         load = time.perf_counter() - peer.start

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,10 +45,12 @@ std::string default_haystack();
 // Texts that evaluation runs over: --text, or the demo's document.
 struct TextArguments {
   std::vector<std::string> files;
-  size_t window = 4096;
-  size_t windows = 3;
+  std::optional<size_t> window;   // not given: 4096
+  std::optional<size_t> windows;  // not given: 3
 
-  void add(CLI::App& app);       // --text, --window, --windows
+  void add(CLI::App& app);  // --text, --window, --windows
+  size_t window_tokens() const { return window.value_or(4096); }
+  size_t window_count() const { return windows.value_or(3); }
   void add_text(CLI::App& app);  // --text alone
   std::vector<std::string> read() const;
 };

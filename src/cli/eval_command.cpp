@@ -106,9 +106,8 @@ void TextArguments::add_text(CLI::App& app) {
 
 void TextArguments::add(CLI::App& app) {
   add_text(app);
-  add_count(app, "--window", window, "tokens of one stretch of text")->default_str(std::to_string(window));
-  add_count(app, "--windows", windows, "stretches, spread over the texts")
-      ->default_str(std::to_string(windows));
+  add_count(app, "--window", window, "tokens of one stretch of text")->default_str("4096");
+  add_count(app, "--windows", windows, "stretches, spread over the texts")->default_str("3");
 }
 
 std::vector<std::string> TextArguments::read() const {

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <filesystem>
+
 #include "cli/eval_arguments.h"
 #include "cli/interrupt.h"
 #include "core/checksum.h"
@@ -16,10 +18,11 @@ class EvalGsm8kCommand final : public Command {
   keysieve eval gsm8k --data test.jsonl --shots-data train.jsonl --limit 100 --dense
   keysieve eval gsm8k --data test.jsonl --shots-data train.jsonl --top-k 512 --indexer-path auto --json
   keysieve eval gsm8k --data test.jsonl --limit 50 --mode oracle --budget 256 --resume gsm8k.part
---data has one {"question", "answer"} a line, as GSM8K's files have; nothing is downloaded. The prompt shows worked
+--data has one {"question", "answer"} a line, as GSM8K's files have; without it, what `keysieve pull data gsm8k`
+brought, with examples from its train.jsonl. The prompt shows worked
 examples (chain of thought) and is no chat. Right is an answer whose number, after #### or "The answer is", else the
 last one, is the data's.)");
-    app.add_option("--data", data_, "problems, JSON lines")->required()->type_name("FILE")->take_last();
+    app.add_option("--data", data_, "problems, JSON lines; default: pulled")->type_name("FILE")->take_last();
     app.add_option(
            "--shots-data", shots_data_,
            "whose first lines are the worked examples; without it, the first of --data, which are then "
@@ -63,7 +66,20 @@ last one, is the data's.)");
   }
 
  private:
+  void find_pulled() {
+    const std::filesystem::path folder = default_data_folder() / "gsm8k";
+    std::error_code ignored;
+    if (!std::filesystem::exists(folder / "test.jsonl", ignored)) {
+      throw Error(ErrorKind::file, (folder / "test.jsonl").string(), "not here", "GSM8K's test problems",
+                  "fetch them with `keysieve pull data gsm8k`, or give --data FILE");
+    }
+    data_ = (folder / "test.jsonl").string();
+    if (shots_data_.empty() && std::filesystem::exists(folder / "train.jsonl", ignored))
+      shots_data_ = (folder / "train.jsonl").string();
+  }
+
   void read_data() {
+    if (data_.empty()) find_pulled();
     options_.problems = parse_word_problems(read_text_file(data_), data_);
     std::vector<WordProblem>& shots = options_.shots;
     shots = shots_data_.empty() ? options_.problems

@@ -23,6 +23,19 @@ bool is_set(const std::atomic<bool>* flag) { return flag && flag->load(std::memo
 // The first token of the last quarter.
 size_t last_quarter(std::span<const int32_t> window) { return window.size() - window.size() / 4; }
 
+// The first token whose prediction counts.
+size_t first_counted(std::span<const int32_t> window, CountedTokens counted) {
+  switch (counted) {
+    case CountedTokens::whole:
+      return 1;
+    case CountedTokens::second_half:
+      return window.size() / 2 + 1;
+    case CountedTokens::last_quarter:
+      break;
+  }
+  return last_quarter(window);
+}
+
 // Feeds everything before the row that predicts token `first`, the first that counts. A cache with a budget
 // is cut there, as it is after a prompt.
 bool feed_context(SequenceState& state, std::span<const int32_t> window, size_t first,
@@ -123,7 +136,7 @@ std::vector<double> window_losses(const Pass& pass, std::span<const int32_t> win
                                   const PerplexityOptions& options) {
   const std::string key =
       fmt::format("{} {} window {}", to_string(pass.mode), pass.setting.budget(pass.mode), index);
-  const size_t first = options.whole_windows ? 1 : last_quarter(window);
+  const size_t first = first_counted(window, options.counted);
   if (const Json* known = options.partial ? options.partial->find(key) : nullptr) {
     const size_t count = window.size() - first;
     if (!known->is_array() || known->size() != count ||

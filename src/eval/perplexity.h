@@ -15,11 +15,18 @@
 
 namespace keysieve {
 
+// Which predictions of a window count.
+enum class CountedTokens {
+  last_quarter,  // where there is most to leave out: earlier positions drop little or nothing
+  whole,         // to compare kernels, not selections
+  second_half,   // of all but the half's first token: as llama.cpp's perplexity tool does
+};
+
 struct PerplexityOptions {
   std::vector<AttentionMode> modes;   // beside dense, which always runs
   std::vector<size_t> budgets = {};   // each mode runs at each of them; empty: the setting's
   PartialResults* partial = nullptr;  // what is done already, and where to put the rest
-  bool whole_windows = false;         // count every prediction: to compare kernels, not selections
+  CountedTokens counted = CountedTokens::last_quarter;
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(size_t done, size_t total)> on_progress = {};  // runs: windows x (1 + budgets x modes)
 };
@@ -41,8 +48,7 @@ struct PerplexityResult {
   std::string_view interval;        // what the bootstrap draws: "windows", or "blocks of 128 tokens"
 };
 
-// Perplexity of the last quarter of each window (or of all of it), where there is most to leave out: earlier
-// positions drop little or nothing and would hide the cost. The interval comes from whole windows where there
+// Perplexity of the counted part of each window. The interval comes from whole windows where there
 // are at least 8 (texts differ more than their tokens do), else from blocks of 128 tokens, which is then too
 // narrow a view of other texts. nullopt: cancelled. Throws Error{usage} for no windows, and as
 // EvalSetting::require.

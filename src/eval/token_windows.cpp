@@ -57,4 +57,24 @@ std::vector<std::vector<int32_t>> token_windows(const TextCodec& codec, std::spa
   return result;
 }
 
+std::vector<std::vector<int32_t>> consecutive_windows(const TextCodec& codec, std::string_view text,
+                                                      size_t window, size_t windows) {
+  if (window < 8) throw Error(ErrorKind::usage, "window", fmt::format("{} tokens", window), "at least 8");
+  const std::vector<int32_t> start = codec.encode_prompt("");
+  std::vector<int32_t> ids = codec.encode(text, false);
+  ids.insert(ids.begin(), start.begin(), start.end());
+  const size_t whole = ids.size() / window;
+  if (whole == 0) {
+    throw Error(ErrorKind::mismatch, "text", fmt::format("{} tokens", ids.size()),
+                fmt::format("a window of {}", window), "give a longer text, or lower --window");
+  }
+  std::vector<std::vector<int32_t>> result;
+  for (size_t i = 0; i < (windows == 0 ? whole : std::min(windows, whole)); ++i) {
+    const auto begin = ids.begin() + static_cast<std::ptrdiff_t>(i * window);
+    result.emplace_back(begin, begin + static_cast<std::ptrdiff_t>(window));
+    if (!start.empty()) result.back().front() = start.front();
+  }
+  return result;
+}
+
 }  // namespace keysieve

@@ -224,7 +224,7 @@ TEST_F(Perplexity, IsThatOfTheLastQuarter) {
 TEST_F(Perplexity, WholeWindowsCountEveryPrediction) {
   const EvalSetting setting(model_, {});
   PerplexityOptions options;
-  options.whole_windows = true;
+  options.counted = CountedTokens::whole;
   const auto result = run_perplexity(setting, windows(), options);
   ASSERT_TRUE(result);
   EXPECT_EQ(result->tokens, 358u);  // 199 and 159

@@ -3,8 +3,12 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include <cmath>
+
+#include "core/file_io.h"
 #include "core/json.h"
 #include "fixture.h"
+#include "formats/npy.h"
 
 // The keys that scripts rely on, from the program itself.
 
@@ -129,6 +133,52 @@ TEST_F(Program, PerplexityAtSeveralBudgetsGoesOnWhereItWas) {
   EXPECT_EQ(run(command + " --resume '" + part + "'").status, 1);
 }
 
+// llama.cpp's windows: the whole text one after another, of each the second half but its first token.
+TEST_F(Program, PerplexityAsLlamaCppCountsIt) {
+  const std::string like = "eval ppl --dense --text '" + text_ + "' --like llama-perplexity";
+  const Json all = json(like + " --window 128");
+  EXPECT_EQ(all.at("windows"), 6000 / 128);  // a token a byte, and no begin-of-text token
+  EXPECT_EQ(all.at("tokens"), 6000 / 128 * 63);
+  EXPECT_EQ(json(like).at("window"), 512);
+  // The first window's losses by way of the logits verb.
+  const Json first = json(like + " --window 128 --windows 1");
+  const std::string ids = folder_.write("ids.json", Json(bytes(prose(6000).substr(0, 128))).dump()).string();
+  const std::string out = (folder_.path() / "logits.npy").string();
+  ASSERT_EQ(run("logits --tokens '" + ids + "' --out '" + out + "'").status, 0);
+  const std::vector<float> values = NpyFile(out).floats();
+  const size_t vocabulary = values.size() / 128;
+  const std::vector<int32_t> tokens = bytes(prose(6000).substr(0, 128));
+  double sum = 0;
+  for (size_t i = 64; i < 127; ++i) {
+    const auto row = std::span(values).subspan(i * vocabulary, vocabulary);
+    double total = 0;
+    for (const float value : row) total += std::exp(static_cast<double>(value));
+    sum += std::log(total) - static_cast<double>(row[static_cast<size_t>(tokens[i + 1])]);
+  }
+  EXPECT_NEAR(first.at("perplexity_dense").get<double>(), std::exp(sum / 63), 1e-3 * std::exp(sum / 63));
+  EXPECT_EQ(run(like + " --whole").status, 2);
+  EXPECT_EQ(run(like + " --window 9000").status, 1);
+}
+
+TEST_F(Program, ResultsAsTheModelCardHasThem) {
+  const std::string file = (folder_.path() / "ppl_results.json").string();
+  const std::string command = "eval ppl --text '" + text_ + "' --windows 2 --results '" + file + "'";
+  const Json small = json(command + indexed("--window 200"));
+  json(command + indexed("--window 400"));
+  const Json results = read_json_file(file);
+  EXPECT_EQ(results.at("top_k"), 48);
+  EXPECT_EQ(results.at("results").size(), 2u);
+  const Json& entry = results.at("results").at("200");
+  expect_keys(entry, {"dense_ppl", "sparse_ppl", "delta", "delta_percent", "delta_ci95_percent", "tokens"});
+  EXPECT_EQ(entry.at("dense_ppl"), small.at("perplexity_dense"));
+  EXPECT_DOUBLE_EQ(entry.at("delta").get<double>(),
+                   small.at("perplexity_sparse").get<double>() - small.at("perplexity_dense").get<double>());
+  const std::string before = read_text_file(file);
+  EXPECT_EQ(run(command + " --indexer '" + indexer_path_.string() + "' --budget 64 --window 200").status, 1);
+  EXPECT_EQ(run(command + " --dense").status, 2);
+  EXPECT_EQ(read_text_file(file), before);
+}
+
 TEST_F(Program, WordProblems) {
   std::string lines;
   for (int i = 1; i <= 6; ++i) {
@@ -155,6 +205,13 @@ TEST_F(Program, WordProblems) {
             false);
   folder_.write("problems.jsonl", "{\"question\": \"q\", \"answer\": \"none\"}\n");
   EXPECT_EQ(run("eval gsm8k --dense --shots 0 --data '" + data + "'").status, 1);
+  // Without --data: what was pulled.
+  folder_.write("data/gsm8k/test.jsonl", lines);
+  ASSERT_EQ(setenv("KEYSIEVE_DATA", (folder_.path() / "data").c_str(), 1), 0);
+  EXPECT_EQ(json("eval gsm8k --dense --shots 1 --limit 2 --max-tokens 4").at("total"), 2);
+  setenv("KEYSIEVE_DATA", (folder_.path() / "nowhere").c_str(), 1);
+  EXPECT_EQ(run("eval gsm8k --dense").status, 1);
+  unsetenv("KEYSIEVE_DATA");
 }
 
 TEST_F(Program, MemoryAndLatency) {
