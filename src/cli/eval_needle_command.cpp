@@ -3,6 +3,7 @@
 
 #include "cli/eval_arguments.h"
 #include "cli/interrupt.h"
+#include "core/checksum.h"
 #include "core/file_io.h"
 #include "eval/needle.h"
 
@@ -13,6 +14,7 @@ constexpr const char* kExamples = R"(Examples:
   keysieve eval needle --haystack book.txt --budget 256
   keysieve eval needle --haystack a.txt b.txt --contexts 4096,8k --trials 50 --modes dense,sparse --json
   keysieve eval needle --dense --modes dense,recent --budget 512
+  keysieve eval needle --haystack a.txt --budgets 128,256,512 --modes dense,sparse --resume needle.part --json
 "The secret code is NNNN." stands in prose, at depths spread evenly over the trials; the question comes last.
 Other forms: words (asked for in other words than it is told in), pairs (the value of one of eight keys), two
 (two codes, both asked for). A trial passes where the greedy answer (16 tokens; 32 for two) names every code.
@@ -46,6 +48,8 @@ class EvalNeedleCommand final : public Command {
     app.add_option("--form", form_, "what is hidden and asked: code, words, pairs or two")
         ->type_name("F")
         ->capture_default_str();
+    add_list(app, "--budgets", budgets_, "run every mode at each of these, dense once; instead of --budget");
+    add_resume(app, resume_);
     add_count(app, "--seed", seed_, "of the codes and the places in the text")->default_str("1");
     arguments_.add(app);
   }
@@ -62,8 +66,15 @@ class EvalNeedleCommand final : public Command {
     if (protocol_ == "after") options.protocol = NeedleProtocol::after;
     for (const std::string& file : haystacks_) options.haystacks.push_back(read_text_file(file));
     if (haystacks_.empty()) options.haystacks.push_back(default_haystack());
+    options.budgets = parse_counts(budgets_, "--budgets");
+    if (arguments_.sparse.budget == 0 && !options.budgets.empty())
+      arguments_.sparse.budget = options.budgets.front();
     const LanguageModel model = arguments_.model.load();
     const EvalSetting setting(model, arguments_.session_options(model));
+    PartialResults partial(resume_, question(setting, options));
+    if (partial.size() > 0)
+      print_note(fmt::format("eval needle: {} trials are done already", partial.size()));
+    options.partial = &partial;
     const InterruptGuard interrupt;
     options.cancel = InterruptGuard::flag();
     Progress progress("needles");
@@ -82,6 +93,20 @@ class EvalNeedleCommand final : public Command {
   }
 
  private:
+  // What the trials depend on. The budget is part of each one's own key.
+  Json question(const EvalSetting& setting, const NeedleOptions& options) const {
+    Json question = identity("needle", setting.language_model(), setting);
+    question.update({{"setting", setting.describe()},
+                     {"trials", options.trials},
+                     {"protocol", protocol_},
+                     {"form", form_},
+                     {"seed", seed_}});
+    Checksum text;
+    for (const std::string& haystack : options.haystacks) text.add(std::as_bytes(std::span(haystack)));
+    question["haystacks"] = fmt::format("{:016x}", text.value());
+    return question;
+  }
+
   Json to_json(const NeedleResult& result, const EvalSetting& setting) const {
     Json rows = Json::array();
     for (const NeedleRow& row : result.rows) {
@@ -102,6 +127,7 @@ class EvalNeedleCommand final : public Command {
     for (const NeedleTrial& trial : result.trials) {
       trials.push_back({{"context", trial.context},
                         {"mode", to_string(trial.mode)},
+                        {"budget", trial.budget},
                         {"depth", trial.depth},
                         {"code", fmt::format("{}", fmt::join(trial.codes, " "))},
                         {"answer", trial.answer},
@@ -130,6 +156,8 @@ class EvalNeedleCommand final : public Command {
   std::vector<std::string> contexts_;
   size_t trials_ = 20;
   std::vector<std::string> haystacks_;
+  std::vector<std::string> budgets_;
+  std::string resume_;
   std::vector<std::string> modes_{"dense", "sparse", "oracle", "recent"};
   std::string protocol_ = "in-prompt";
   std::string form_ = "code";

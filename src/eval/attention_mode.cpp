@@ -11,8 +11,6 @@
 #include <utility>
 #include <vector>
 
-#include "core/checksum.h"
-#include "core/file_io.h"
 #include "generate/handles.h"
 #include "generate/session_cache.h"
 #include "indexer/heavy_hitters.h"
@@ -73,14 +71,7 @@ Json EvalSetting::describe() const {
                {"prune", static_cast<int>(sparse_.prune)},
                {"kv", static_cast<int>(model_.impl()->kv_type)},
                {"model", model()->fingerprint_text()}};
-  if (sparse_.indexer) {
-    std::filesystem::path file = indexer_path();
-    if (std::filesystem::is_directory(file)) file /= "indexer.safetensors";
-    const std::string bytes = std::filesystem::exists(file) ? read_text_file(file) : std::string();
-    Checksum checksum;
-    checksum.add(std::as_bytes(std::span(bytes)));
-    json["indexer"] = fmt::format("{:016x}", checksum.value());
-  }
+  if (sparse_.indexer) json["indexer"] = sparse_.indexer->impl()->identity;
   return json;
 }
 

@@ -47,7 +47,7 @@ class EvalSetting {
   const SelectionPolicy& policy() const { return policy_; }
   std::string indexer_path() const;  // empty: no indexer
   // Everything beside model and budget that decides what is read and how it is kept, the indexer's checksum
-  // included. Throws Error{file} where that can no longer be read.
+  // included.
   Json describe() const;
   // The same at another budget. Throws as the constructor.
   EvalSetting with_budget(size_t budget) const;

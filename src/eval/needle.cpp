@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <utility>
 
+#include "core/json.h"
 #include "core/memory.h"
 #include "eval/needle_prompt.h"
 #include "eval/scoring.h"
@@ -18,11 +20,54 @@ namespace {
 
 struct Cancelled {};
 
+Json to_json(const NeedleTrial& trial) {
+  return {{"depth", trial.depth},
+          {"codes", trial.codes},
+          {"answer", trial.answer},
+          {"passed", trial.passed},
+          {"strict", trial.strict},
+          {"code_nll", trial.code_nll},
+          {"prefill_seconds", trial.prefill_seconds},
+          {"positions_read", trial.positions_read},
+          {"peak_rss_bytes", trial.peak_rss_bytes}};
+}
+
+// Throws Error{format} naming `key` for what to_json did not write.
+void fill_from(NeedleTrial& trial, const Json& json, const std::string& key) {
+  trial.answer = json_require<std::string>(json, "answer", key);
+  trial.passed = json_require<bool>(json, "passed", key);
+  trial.strict = json_require<bool>(json, "strict", key);
+  trial.code_nll = json_require<double>(json, "code_nll", key);
+  trial.prefill_seconds = json_require<double>(json, "prefill_seconds", key);
+  trial.positions_read = json_require<double>(json, "positions_read", key);
+  trial.peak_rss_bytes = json_require<size_t>(json, "peak_rss_bytes", key);
+}
+
+// One mode at one budget: a row for each context.
+struct Pass {
+  EvalSetting setting;
+  AttentionMode mode;
+};
+
+std::vector<Pass> passes_of(const EvalSetting& setting, const NeedleOptions& options) {
+  std::vector<EvalSetting> settings;
+  for (const size_t budget : options.budgets) settings.push_back(setting.with_budget(budget));
+  if (settings.empty()) settings.push_back(setting);
+  std::vector<Pass> passes;
+  for (size_t s = 0; s < settings.size(); ++s) {
+    for (const AttentionMode mode : options.modes) {
+      if (mode != AttentionMode::dense || s == 0) passes.push_back({settings[s], mode});
+    }
+  }
+  return passes;
+}
+
 class NeedleRun {
  public:
   NeedleRun(const EvalSetting& setting, const NeedleOptions& options)
       : setting_(setting),
         options_(options),
+        passes_(passes_of(setting, options)),
         codec_(setting.language_model().text()),
         answer_tokens_(needle_answer_tokens(options.form)) {}
 
@@ -37,42 +82,60 @@ class NeedleRun {
     }
     std::vector<bool> dense_passed(options_.trials, false);
     const size_t first_row = result.rows.size();
-    for (const AttentionMode mode : options_.modes) {
-      NeedleRow row;
-      row.context = context;
-      row.budget = setting_.budget(mode);
-      row.mode = mode;
-      restart_peak_resident();
-      SequenceState state =
-          setting_.sequence(mode, std::min(context + 64, setting_.model()->config().context));
-      for (size_t i = 0; i < options_.trials; ++i) {
-        const NeedleTrial trial = run_trial(state, prompts[i], row);
-        if (mode == AttentionMode::dense) dense_passed[i] = trial.passed;
-        result.trials.push_back(trial);
-        if (options_.on_progress) options_.on_progress(++done_, total());
-      }
-      row.peak_rss_bytes = peak_resident_bytes();
-      result.rows.push_back(row);
+    for (const Pass& pass : passes_) {
+      run_row(pass, context, prompts, result);
+      if (pass.mode != AttentionMode::dense) continue;
+      const auto trials = std::span(result.trials).last(options_.trials);
+      for (size_t i = 0; i < trials.size(); ++i) dense_passed[i] = trials[i].passed;
     }
-    for (size_t r = first_row; r < result.rows.size(); ++r)
-      finish(result.rows[r], result.trials, dense_passed);
+    for (size_t r = first_row; r < result.rows.size(); ++r) {
+      const auto trials = std::span(result.trials).subspan(r * options_.trials, options_.trials);
+      finish(result.rows[r], trials, dense_passed);
+    }
   }
 
  private:
-  size_t total() const { return options_.contexts.size() * options_.trials * options_.modes.size(); }
+  size_t total() const { return options_.contexts.size() * options_.trials * passes_.size(); }
   bool cancelled() const { return options_.cancel && options_.cancel->load(std::memory_order_relaxed); }
+
+  void run_row(const Pass& pass, size_t context, std::span<const NeedlePrompt> prompts,
+               NeedleResult& result) {
+    NeedleRow row;
+    row.context = context;
+    row.budget = pass.setting.budget(pass.mode);
+    row.mode = pass.mode;
+    restart_peak_resident();
+    std::optional<SequenceState> state;  // made for the first trial that is not known already
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      NeedleTrial trial;
+      trial.context = context;
+      trial.mode = pass.mode;
+      trial.budget = row.budget;
+      trial.depth = prompts[i].depth;
+      trial.codes = prompts[i].codes;
+      const std::string key = fmt::format("{} {} {} trial {}", context, to_string(pass.mode), row.budget, i);
+      if (const Json* known = options_.partial ? options_.partial->find(key) : nullptr) {
+        fill_from(trial, *known, key);
+      } else {
+        if (!state) {
+          state.emplace(
+              pass.setting.sequence(pass.mode, std::min(context + 64, setting_.model()->config().context)));
+        }
+        run_trial(*state, prompts[i], trial);
+        if (options_.partial) options_.partial->put(key, to_json(trial));
+      }
+      result.trials.push_back(std::move(trial));
+      if (options_.on_progress) options_.on_progress(++done_, total());
+    }
+    result.rows.push_back(row);
+  }
 
   void feed(SequenceState& state, std::span<const int32_t> tokens) const {
     const size_t done = prefill(state, tokens, {}, [&](size_t) { return !cancelled(); });
     if (done < tokens.size() || cancelled()) throw Cancelled{};
   }
 
-  NeedleTrial run_trial(SequenceState& state, const NeedlePrompt& prompt, NeedleRow& row) const {
-    NeedleTrial trial;
-    trial.context = row.context;
-    trial.mode = row.mode;
-    trial.depth = prompt.depth;
-    trial.codes = prompt.codes;
+  void run_trial(SequenceState& state, const NeedlePrompt& prompt, NeedleTrial& trial) const {
     state.clear();
     const auto start = std::chrono::steady_clock::now();
     const std::span<const int32_t> tokens(prompt.tokens);
@@ -82,14 +145,14 @@ class NeedleRun {
     } else {
       feed(state, tokens);
     }
-    row.prefill_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    row.positions_read += state.work().mean_positions_read();
+    trial.prefill_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    trial.positions_read = state.work().mean_positions_read();
     const std::vector<float> after_prompt(state.last_logits().begin(), state.last_logits().end());
     trial.answer = answer(state, after_prompt);
     trial.passed = names_codes(trial.answer, prompt.codes);
     // A cache that forgets cannot go back to the end of the prompt.
     if (state.truncate(prompt.tokens.size())) force(state, prompt, trial);
-    return trial;
+    trial.peak_rss_bytes = peak_resident_bytes();
   }
 
   std::string answer(SequenceState& state, std::span<const float> after_prompt) const {
@@ -130,15 +193,17 @@ class NeedleRun {
     trial.strict = greedy;
   }
 
-  void finish(NeedleRow& row, std::span<const NeedleTrial> trials,
-              const std::vector<bool>& dense_passed) const {
+  static void finish(NeedleRow& row, std::span<const NeedleTrial> trials,
+                     const std::vector<bool>& dense_passed) {
     for (const NeedleTrial& trial : trials) {
-      if (trial.context != row.context || trial.mode != row.mode) continue;
       row.passed_of_dense += trial.passed && dense_passed[row.trials] ? 1 : 0;
       ++row.trials;
       row.passed += trial.passed ? 1 : 0;
       row.strict += trial.strict ? 1 : 0;
       row.code_nll += trial.code_nll;
+      row.prefill_seconds += trial.prefill_seconds;
+      row.positions_read += trial.positions_read;
+      row.peak_rss_bytes = std::max(row.peak_rss_bytes, trial.peak_rss_bytes);
     }
     const double count = static_cast<double>(row.trials);
     row.code_nll /= count;
@@ -149,6 +214,7 @@ class NeedleRun {
 
   const EvalSetting& setting_;
   const NeedleOptions& options_;
+  const std::vector<Pass> passes_;
   const TextCodec& codec_;
   const size_t answer_tokens_;
   size_t done_ = 0;

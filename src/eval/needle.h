@@ -11,6 +11,7 @@
 
 #include "eval/attention_mode.h"
 #include "eval/needle_task.h"
+#include "eval/partial_results.h"
 
 namespace keysieve {
 
@@ -23,23 +24,30 @@ struct NeedleOptions {
   std::vector<size_t> contexts{4096};  // tokens of prompt and answer together
   size_t trials = 20;
   std::vector<AttentionMode> modes;
+  std::vector<size_t> budgets = {};   // every mode but dense runs at each of them; empty: the setting's
+  PartialResults* partial = nullptr;  // what is done already, and where to put the rest
   NeedleProtocol protocol = NeedleProtocol::in_prompt;
   NeedleForm form = NeedleForm::code;
   std::vector<std::string> haystacks;  // texts, used in turn; not empty
   uint64_t seed = 1;
   const std::atomic<bool>* cancel = nullptr;
-  std::function<void(size_t done, size_t total)> on_progress = {};  // runs: contexts x trials x modes
+  std::function<void(size_t done, size_t total)> on_progress =
+      {};  // runs: contexts x trials x rows of a context
 };
 
 struct NeedleTrial {
   size_t context = 0;
   AttentionMode mode = AttentionMode::dense;
+  size_t budget = 0;  // 0: dense
   double depth = 0;
   std::vector<std::string> codes;
   std::string answer;   // greedy, at most needle_answer_tokens(form) tokens
   bool passed = false;  // the answer names every code
   bool strict = false;  // in the task's own answer, every token of a code is the greedy choice
   double code_nll = 0;  // mean negative log likelihood of the codes' tokens there, nats
+  double prefill_seconds = 0;
+  double positions_read = 0;    // by one query in one layer, mean over the prompt
+  uint64_t peak_rss_bytes = 0;  // of this process so far in this row
 };
 
 struct NeedleRow {
@@ -58,8 +66,8 @@ struct NeedleRow {
 };
 
 struct NeedleResult {
-  std::vector<NeedleRow> rows;      // [contexts, modes]
-  std::vector<NeedleTrial> trials;  // [contexts, trials, modes]
+  std::vector<NeedleRow> rows;      // [contexts, budgets, modes], dense once
+  std::vector<NeedleTrial> trials;  // [rows, trials]
 };
 
 // nullopt: cancelled. Throws what make_needle_prompt and EvalSetting::sequence throw, Error{usage} for no

@@ -93,6 +93,35 @@ TEST_F(Program, Needle) {
   EXPECT_EQ(run("eval needle" + indexed("--haystack '" + text_ + "' --contexts many")).status, 2);
 }
 
+TEST_F(Program, NeedlesAtSeveralBudgetsGoOnWhereTheyWere) {
+  const std::string part = (folder_.path() / "needle.part").string();
+  const std::string command = "eval needle --indexer '" + indexer_path_.string() + "' --haystack '" + text_ +
+                              "' --contexts 300 --trials 2 --modes dense,sparse --budgets 48,96";
+  const auto without_times = [](Json result) {
+    for (Json& row : result.at("rows")) {
+      row.erase("prefill_seconds");
+      row.erase("peak_rss_bytes");
+    }
+    return result;
+  };
+  const Json once = without_times(json(command));
+  ASSERT_EQ(once.at("rows").size(), 3u);
+  EXPECT_EQ(once.at("rows").at(0).at("mode"), "dense");
+  EXPECT_EQ(once.at("rows").at(1).at("budget"), 48);
+  EXPECT_EQ(once.at("rows").at(2).at("budget"), 96);
+  EXPECT_EQ(without_times(json(command + " --resume '" + part + "'")), once);
+  // A run stopped halfway: what is there is taken as it stands, the rest is computed.
+  Json file = read_json_file(part);
+  ASSERT_EQ(file.at("results").size(), 6u);
+  file.at("results").erase("300 sparse 96 trial 1");
+  file.at("results").at("300 sparse 48 trial 0").at("code_nll") = 1000.0;
+  folder_.write("needle.part", file.dump());
+  const Json resumed = without_times(json(command + " --resume '" + part + "'"));
+  EXPECT_EQ(resumed.at("rows").at(2), once.at("rows").at(2));
+  EXPECT_GT(resumed.at("rows").at(1).at("code_nll"), 400);
+  EXPECT_EQ(run(command + " --seed 2 --resume '" + part + "'").status, 1);  // another question
+}
+
 TEST_F(Program, PerplexityAndAgreement) {
   const std::string windows = "--text '" + text_ + "' --window 256 --windows 2 ";
   const Json ppl = json("eval ppl" + indexed(windows + "--baselines oracle,recent,random"));
