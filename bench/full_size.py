@@ -75,7 +75,7 @@ def part_memory(folder, _):
 def part_speed(folder, arguments):
     command = [sys.executable, ROOT / "bench" / "peers.py", "--full-size", "--models", folder / "model-Q4_1.gguf", "--own-model",
                folder / "mlx", "--indexer", folder / "indexer", "--budget", str(BUDGET), "--parts", "table", "--repeats",
-               arguments.repeats, "--decode-tokens", "32", "--tune-context", "64", "--output",
+               arguments.repeats, "--decode-tokens", "32", "--tune-context", "512", "--output",
                ROOT / "build" / "bench-full-size.json", "--resume"]
     if arguments.contexts:
         command += ["--contexts", arguments.contexts]

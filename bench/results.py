@@ -19,64 +19,66 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b"
 BUDGETS = "128,256,512,1024,2048"
 BASELINES = "oracle,recent,random,quest,snap-kv,h2o,streaming"
-NEEDLE_MODES = "dense,oracle,recent,random,quest,snap-kv,h2o"
+NEEDLE_MODES = "dense,sparse,oracle,recent,random"
 
 
 @dataclass(frozen=True)
 class Part:
     name: str
     arguments: tuple
-    resumes: bool = False
-    uses_indexer: bool = False
+    resumes: bool = True
+    uses_indexer: bool = True
 
 
-def ppl(model, window, windows, budgets, sparse):
-    what = "sparse" if sparse else "baselines"
-    choice = ("--indexer", "auto") if sparse else ("--indexer", "none", "--baselines", BASELINES)
-    return Part(f"ppl-{what}-{model}-{window}",
+def ppl(model, window, windows, budgets, baselines="oracle,recent,random"):
+    return Part(f"ppl-{model}-{window}",
                 ("ppl", "--model", model, "--text", "{books}", "--window", str(window), "--windows", str(windows),
-                 "--budgets", budgets, *choice), resumes=True, uses_indexer=sparse)
+                 "--budgets", budgets, "--indexer", "auto", "--baselines", baselines))
 
 
-def needle(model, context, trials, budget, sparse):
-    what = "sparse" if sparse else "baselines"
-    choice = ("--indexer", "auto", "--modes", "sparse") if sparse else (
-        "--indexer", "none", "--modes", NEEDLE_MODES)
-    return Part(f"needle-{what}-{model}-{context}-{budget}",
-                ("needle", "--model", model, "--haystack", "{books}", "--contexts", str(context), "--trials",
-                 str(trials), "--budget", str(budget), *choice), uses_indexer=sparse)
+def needle(model, context, trials, budgets, modes=NEEDLE_MODES, more=""):
+    name = "-".join(["needle", model, str(context), *more.replace("--", "").split()])
+    return Part(name, ("needle", "--model", model, "--haystack", "{books}", "--contexts", str(context), "--trials", str(trials),
+                       "--budgets", budgets, "--indexer", "auto", "--modes", modes, *more.split()))
 
 
 def gsm8k(model, limit, *mode):
     name = "-".join(word.strip("-") for word in mode)
     return Part(f"gsm8k-{name}-{model}",
-                ("gsm8k", "--model", model, "--data", "{gsm8k}", "--shots-data", "{shots}", "--limit", str(limit),
-                 *mode), resumes=True, uses_indexer="--dense" not in mode)
+                ("gsm8k", "--model", model, "--data", "{gsm8k}", "--shots-data", "{shots}", "--limit", str(limit), *mode),
+                uses_indexer="--dense" not in mode)
+
+
+def memory(model, budget, *more):
+    return Part(f"memory-{model}", ("memory", "--model", model, "--budget", str(budget), *more), resumes=False)
 
 
 def parts():
-    """Quick ones first; what needs no indexer before what does."""
-    yield ppl(SMALL, 4096, 3, BUDGETS, False)
-    yield needle(SMALL, 4096, 8, 256, False)
-    yield ppl(LARGE, 4096, 2, "256,1024", False)
-    yield Part(f"memory-{SMALL}", ("memory", "--model", SMALL, "--budget", "512"), uses_indexer=True)
-    yield Part(f"memory-{LARGE}", ("memory", "--model", LARGE, "--budget", "512", "--contexts", "4k,8k,16k,32k"),
-               uses_indexer=True)
-    yield ppl(SMALL, 4096, 3, BUDGETS, True)
-    yield needle(SMALL, 4096, 8, 256, True)
-    yield ppl(LARGE, 4096, 2, "256,1024", True)
+    """By what they tell for their time: the quick and the most asked for first."""
     yield gsm8k(LARGE, 100, "--dense")
     yield gsm8k(LARGE, 100, "--budget", "512")
-    for budget in (128, 512, 1024, 2048):
-        yield needle(SMALL, 4096, 8, budget, False)
-        yield needle(SMALL, 4096, 8, budget, True)
-    for sparse in (False, True):
-        yield ppl(SMALL, 8192, 3, BUDGETS, sparse)
-        yield needle(SMALL, 8192, 8, 512, sparse)
-        for context, trials in ((4096, 6), (8192, 6), (16384, 3), (30000, 2)):
-            yield needle(LARGE, context, trials, 512, sparse)
-        for window, windows in ((8192, 3), (16384, 2)):
-            yield ppl(LARGE, window, windows, BUDGETS, sparse)
+    yield gsm8k(LARGE, 100, "--budget", "256")
+    yield needle(LARGE, 30000, 5, "256,512", "sparse")
+    yield ppl(SMALL, 4096, 8, BUDGETS)
+    yield needle(SMALL, 4096, 20, BUDGETS)
+    yield memory(SMALL, 512)
+    yield memory(LARGE, 512, "--contexts", "4k,8k,16k,32k")
+    yield ppl(LARGE, 4096, 8, BUDGETS)
+    yield needle(LARGE, 4096, 20, BUDGETS)
+    yield ppl(SMALL, 8192, 8, BUDGETS)
+    yield needle(SMALL, 8192, 20, BUDGETS)
+    for form in ("words", "pairs", "two"):
+        for model in (SMALL, LARGE):
+            yield needle(model, 4096, 20, "256", NEEDLE_MODES, f"--form {form}")
+    yield needle(LARGE, 8192, 10, BUDGETS)
+    yield ppl(LARGE, 8192, 4, BUDGETS)
+    yield needle(LARGE, 16384, 6, "512,1024,2048", "dense,sparse,oracle,recent")
+    yield needle(LARGE, 30000, 5, "1024,2048", "dense,recent", "--seed 1")
+    yield ppl(LARGE, 16384, 2, "512,1024,2048")
+    for model in (SMALL, LARGE):
+        yield Part(f"ppl-rules-{model}-4096",
+                   ("ppl", "--model", model, "--text", "{books}", "--window", "4096", "--windows", "4", "--budgets", "256,512",
+                    "--indexer", "none", "--baselines", BASELINES), uses_indexer=False)
 
 
 def machine():
