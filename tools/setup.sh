@@ -3,7 +3,7 @@
 # shellcheck disable=SC2034  # used by ./run
 BUILD_PACKAGES=(clang-19 lld-19 cmake ninja-build pkg-config ccache python3 python3-pip ca-certificates
                 libhwy-dev libfmt-dev libcli11-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libedit-dev
-                libeigen3-dev libcurl4-openssl-dev libssl-dev libarchive-dev libgtest-dev libgmock-dev libbenchmark-dev bible-kjv bible-kjv-text)
+                libeigen3-dev libcurl4-openssl-dev libssl-dev libminizip-dev libgtest-dev libgmock-dev libbenchmark-dev bible-kjv bible-kjv-text)
 # shellcheck disable=SC2034
 CHECK_PACKAGES=(clang-format-19 clang-tidy-19 libclang-rt-19-dev chromium fonts-dejavu-core)
 # shellcheck disable=SC2034

@@ -114,6 +114,10 @@ AlignedArray<T>::AlignedArray(size_t count, Arena* arena) : count_(count) {
                              : decltype(memory_)(arena->allocate(bytes), detail::AlignedDelete{false});
 }
 
+// Hands freed memory back to the system, where the C library can (glibc's malloc_trim): what loading leaves
+// behind lies between what stays, and would count for as long as the process lives.
+void return_freed_memory();
+
 // Highest resident set size of this process so far, in bytes (Linux: VmHWM).
 uint64_t peak_resident_bytes();
 

@@ -1,6 +1,7 @@
 #include <chrono>
 #include <utility>
 
+#include "core/memory.h"
 #include "formats/gguf.h"
 #include "generate/handles.h"
 #include "keysieve/error.h"
@@ -86,6 +87,7 @@ LanguageModel LanguageModel::load(std::string_view model, const LoadOptions& opt
     text.reset();
     text_error = std::current_exception();
   }
+  return_freed_memory();
   KvType kv_type = loaded->default_kv_type();
   if (options.kv == KvPrecision::f16) kv_type = KvType::f16;
   if (options.kv == KvPrecision::f32) kv_type = KvType::f32;

@@ -15,11 +15,13 @@ namespace {
 // A vote of 32 queries is steadier than the last one's.
 constexpr size_t kDefaultVoters = 32;
 
-// A chunk's rows are in memory beside the budget's: no more of them than that, but enough for fast prefill. A
+// A chunk's rows and buffers are in memory beside the budget's: no more of them than that. 128 tokens are 6%
+// slower in prefill than 512 and save some 20 MB of the 100 that a small model has beyond its weights. A
 // multiple of 64, so that a chunk's end cuts no block of neighbours that the full cache's chunks leave whole.
 size_t chunk_beside(size_t budget, size_t most) {
   constexpr size_t kStep = 64;
-  return std::clamp(budget / kStep * kStep, std::min(kStep, most), most);
+  constexpr size_t kMost = 128;
+  return std::clamp(budget / kStep * kStep, std::min(kStep, most), std::min(kMost, most));
 }
 
 }  // namespace

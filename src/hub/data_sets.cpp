@@ -1,7 +1,6 @@
-#include <archive.h>
-#include <archive_entry.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <minizip/unzip.h>
 
 #include <array>
 #include <cstdlib>
@@ -65,31 +64,29 @@ std::string sha256_of(std::string_view bytes) {
   return digest.hex();
 }
 
-struct FreeArchive {
-  void operator()(archive* reader) const { archive_read_free(reader); }
+struct CloseZip {
+  void operator()(void* file) const { unzClose(file); }
 };
 
 // The member's bytes, which must be `expected.bytes` long: whatever the archive says of sizes, no more is
 // read.
 std::string unpack(const fs::path& path, const DataFile& expected) {
-  const std::unique_ptr<archive, FreeArchive> reader(archive_read_new());
-  if (reader == nullptr) throw Error(ErrorKind::resource, path.string(), "libarchive cannot be set up");
   const auto refuse = [&](std::string_view found) {
     throw Error(ErrorKind::format, path.string(), found,
                 fmt::format("a zip with {} of {} bytes", expected.member, expected.bytes),
                 "delete it and run it again");
   };
-  archive_read_support_format_zip(reader.get());
-  if (archive_read_open_filename(reader.get(), path.c_str(), 1 << 16) != ARCHIVE_OK) refuse("no archive");
-  for (archive_entry* entry = nullptr;;) {
-    if (archive_read_next_header(reader.get(), &entry) != ARCHIVE_OK) refuse("no such member");
-    const char* name = archive_entry_pathname(entry);
-    if (name != nullptr && name == expected.member) break;
-  }
+  const std::unique_ptr<void, CloseZip> file(unzOpen64(path.c_str()));
+  if (file == nullptr) refuse("no zip");
+  constexpr int kCaseSensitive = 1;
+  if (unzLocateFile(file.get(), std::string(expected.member).c_str(), kCaseSensitive) != UNZ_OK)
+    refuse("no such member");
+  if (unzOpenCurrentFile(file.get()) != UNZ_OK) refuse("a damaged member");
   std::string bytes(expected.bytes + 1, '\0');
   size_t size = 0;
   for (;;) {
-    const la_ssize_t got = archive_read_data(reader.get(), bytes.data() + size, bytes.size() - size);
+    const int got =
+        unzReadCurrentFile(file.get(), bytes.data() + size, static_cast<unsigned>(bytes.size() - size));
     if (got < 0) refuse("a damaged member");
     if (got == 0) break;
     size += static_cast<size_t>(got);

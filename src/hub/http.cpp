@@ -1,6 +1,7 @@
 #include "hub/http.h"
 
 #include <curl/curl.h>
+#include <dlfcn.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -20,12 +21,50 @@ namespace {
 constexpr size_t kRefusalBytes = 4096;     // of a refusal's body: enough for its words
 constexpr size_t kHeaderBytes = 64 << 10;  // of one response
 
+// libcurl and the 30 libraries behind it are loaded by whoever opens a connection: linked, they cost every
+// run of the program 6 MB and 8 ms.
+class CurlLibrary {
+ public:
+  static const CurlLibrary& get() {
+    static const CurlLibrary library;
+    return library;
+  }
+
+  decltype(&curl_easy_init) easy_init = function<decltype(&curl_easy_init)>("curl_easy_init");
+  decltype(&curl_easy_reset) easy_reset = function<decltype(&curl_easy_reset)>("curl_easy_reset");
+  decltype(&curl_easy_setopt) easy_setopt = function<decltype(&curl_easy_setopt)>("curl_easy_setopt");
+  decltype(&curl_easy_perform) easy_perform = function<decltype(&curl_easy_perform)>("curl_easy_perform");
+  decltype(&curl_easy_getinfo) easy_getinfo = function<decltype(&curl_easy_getinfo)>("curl_easy_getinfo");
+  decltype(&curl_easy_strerror) easy_strerror = function<decltype(&curl_easy_strerror)>("curl_easy_strerror");
+  decltype(&curl_easy_cleanup) easy_cleanup = function<decltype(&curl_easy_cleanup)>("curl_easy_cleanup");
+  decltype(&curl_slist_append) slist_append = function<decltype(&curl_slist_append)>("curl_slist_append");
+  decltype(&curl_slist_free_all) slist_free_all =
+      function<decltype(&curl_slist_free_all)>("curl_slist_free_all");
+  decltype(&curl_getdate) getdate = function<decltype(&curl_getdate)>("curl_getdate");
+
+ private:
+  static void* handle() {
+    // Stays open: threads of the library's resolver may still run when a transfer has ended.
+    static void* const opened = ::dlopen("libcurl.so.4", RTLD_NOW | RTLD_LOCAL);
+    if (opened != nullptr) return opened;
+    throw Error(ErrorKind::unsupported, "libcurl", "not on this machine", "libcurl.so.4 for downloads",
+                "install it (Debian: libcurl4), or copy the files here and give their path");
+  }
+  template <class Pointer>
+  static Pointer function(const char* name) {
+    void* const found = ::dlsym(handle(), name);
+    if (found != nullptr) return reinterpret_cast<Pointer>(found);
+    throw Error(ErrorKind::unsupported, "libcurl", std::string("no ") + name, "libcurl 7.85 or later");
+  }
+};
+
 CURL* curl_of(void* handle) { return static_cast<CURL*>(handle); }
 
 template <class Value>
 void set(CURL* handle, CURLoption option, Value value) {
-  if (const CURLcode code = curl_easy_setopt(handle, option, value); code != CURLE_OK) {
-    throw Error(ErrorKind::unsupported, "libcurl", curl_easy_strerror(code), "libcurl 7.85 or later");
+  const CurlLibrary& curl = CurlLibrary::get();
+  if (const CURLcode code = curl.easy_setopt(handle, option, value); code != CURLE_OK) {
+    throw Error(ErrorKind::unsupported, "libcurl", curl.easy_strerror(code), "libcurl 7.85 or later");
   }
 }
 
@@ -69,7 +108,7 @@ size_t on_header(char* data, size_t size, size_t count, void* user) {
 // Set before the first byte of a body is handed on, as the sink wants to know what it belongs to.
 void read_status(CURL* handle, HttpResponse& response) {
   long status = 0;
-  curl_easy_getinfo(handle, CURLINFO_RESPONSE_CODE, &status);
+  CurlLibrary::get().easy_getinfo(handle, CURLINFO_RESPONSE_CODE, &status);
   response.status = static_cast<int>(status);
 }
 
@@ -102,7 +141,7 @@ int on_progress(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
 }
 
 struct FreeList {
-  void operator()(curl_slist* list) const { curl_slist_free_all(list); }
+  void operator()(curl_slist* list) const { CurlLibrary::get().slist_free_all(list); }
 };
 using HeaderList = std::unique_ptr<curl_slist, FreeList>;
 
@@ -110,7 +149,7 @@ HeaderList header_list(const std::vector<std::string>& headers) {
   HeaderList list;
   for (const std::string& header : headers) {
     curl_slist* shorter = list.release();
-    curl_slist* longer = curl_slist_append(shorter, header.c_str());
+    curl_slist* longer = CurlLibrary::get().slist_append(shorter, header.c_str());
     list.reset(longer != nullptr ? longer : shorter);
     if (longer == nullptr) throw Error(ErrorKind::resource, "HTTP headers", "no memory for them");
   }
@@ -158,10 +197,10 @@ std::optional<uint64_t> HttpResponse::number_header(const std::string& name) con
   return value;
 }
 
-void HttpClient::Free::operator()(void* handle) const { curl_easy_cleanup(curl_of(handle)); }
+void HttpClient::Free::operator()(void* handle) const { CurlLibrary::get().easy_cleanup(curl_of(handle)); }
 
 HttpClient::HttpClient(double stall_seconds, const std::atomic<bool>* cancel)
-    : handle_(curl_easy_init()), stall_seconds_(stall_seconds), cancel_(cancel) {
+    : handle_(CurlLibrary::get().easy_init()), stall_seconds_(stall_seconds), cancel_(cancel) {
   if (handle_ == nullptr) throw Error(ErrorKind::resource, "libcurl", "it cannot be set up");
 }
 
@@ -172,7 +211,7 @@ void HttpClient::throw_cancelled() {
 
 HttpResponse HttpClient::send(const HttpRequest& request, const Sink& sink) {
   CURL* handle = curl_of(handle_.get());
-  curl_easy_reset(handle);  // keeps connections
+  CurlLibrary::get().easy_reset(handle);  // keeps connections
   Exchange exchange;
   exchange.sink = &sink;
   exchange.client = this;
@@ -202,12 +241,12 @@ HttpResponse HttpClient::send(const HttpRequest& request, const Sink& sink) {
   if (request.from > 0) set(handle, CURLOPT_RANGE, fmt::format("{}-", request.from).c_str());
   set_trust(handle);
 
-  const CURLcode code = curl_easy_perform(handle);
+  const CURLcode code = CurlLibrary::get().easy_perform(handle);
   if (exchange.thrown) std::rethrow_exception(exchange.thrown);
   if (cancelled()) throw_cancelled();
   read_status(handle, exchange.response);
   if (code != CURLE_OK) {
-    exchange.response.failure = curl_easy_strerror(code);
+    exchange.response.failure = CurlLibrary::get().easy_strerror(code);
     exchange.response.passing = passes(code);
   }
   return std::move(exchange.response);
@@ -238,7 +277,7 @@ void wait_before_retry(const HttpClient& client, const RetryPolicy& policy, size
   if (const auto asked = response.number_header("retry-after")) {
     seconds = std::min(kLongestAsked, static_cast<double>(*asked));
   } else if (const auto date = response.header("retry-after")) {
-    const std::time_t then = curl_getdate(date->c_str(), nullptr);
+    const std::time_t then = CurlLibrary::get().getdate(date->c_str(), nullptr);
     if (then >= 0) seconds = std::clamp(std::difftime(then, std::time(nullptr)), 0.0, kLongestAsked);
   }
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <functional>
+#include <limits>
 
 #include "keysieve/error.h"
 
@@ -46,8 +47,23 @@ std::optional<uint8_t> byte_alphabet_byte(char32_t character) {
   return static_cast<uint8_t>(kByteAlphabet.bytes[character]);
 }
 
-TokenMap::TokenMap(const std::vector<std::string>& tokens, std::string_view subject)
-    : tokens_(&tokens), slots_(std::bit_ceil(tokens.size() * 2 + 2), Slot{0, -1}) {
+TokenTexts::TokenTexts(const std::vector<std::string>& tokens, std::string_view subject) {
+  size_t total = 0;
+  for (const std::string& token : tokens) total += token.size();
+  if (total > std::numeric_limits<uint32_t>::max()) {
+    throw Error(ErrorKind::format, subject, "tokens of more than 4 GiB in all", "a vocabulary");
+  }
+  text_.reserve(total);
+  offsets_.reserve(tokens.size() + 1);
+  offsets_.push_back(0);
+  for (const std::string& token : tokens) {
+    text_ += token;
+    offsets_.push_back(static_cast<uint32_t>(text_.size()));
+  }
+}
+
+TokenMap::TokenMap(const TokenTexts& tokens, std::string_view subject)
+    : tokens_(&tokens), slots_(std::bit_ceil(tokens.size() + tokens.size() / 3 + 2), Slot{0, -1}) {
   const size_t mask = slots_.size() - 1;
   for (size_t id = 0; id < tokens.size(); ++id) {
     if (tokens[id].empty()) continue;

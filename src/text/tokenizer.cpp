@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <deque>
-#include <limits>
 #include <utility>
 
 #include "keysieve/error.h"
@@ -160,7 +159,8 @@ struct Tokenizer::Impl {
   void cut_into_words(std::string_view text, Work& work) const;
   void encode_word(std::string_view word, Work& work) const;
 
-  TokenizerSpec spec;
+  TokenizerSpec spec;  // without tokens and merges, which the next ones have
+  TokenTexts texts;
   TokenMap map;
   std::vector<bool> unused;
   std::vector<bool> special;
@@ -186,7 +186,8 @@ TokenizerSpec checked(TokenizerSpec&& spec) {
 
 Tokenizer::Impl::Impl(TokenizerSpec&& given)
     : spec(checked(std::move(given))),
-      map(spec.tokens, spec.subject),
+      texts(spec.tokens, spec.subject),
+      map(texts, spec.subject),
       unused(mark_ids(spec.unused, spec)),
       special(spec.tokens.size()),
       never_a_word(unused),
@@ -196,10 +197,7 @@ Tokenizer::Impl::Impl(TokenizerSpec&& given)
   byte_offset.reserve(spec.tokens.size() + 1);
   byte_offset.push_back(0);
   for (const std::string& token : spec.tokens) {
-    append_token_bytes(bytes, token);
-    if (bytes.size() > std::numeric_limits<uint32_t>::max()) {
-      throw Error(ErrorKind::format, spec.subject, "tokens of more than 4 GiB in all", "a vocabulary");
-    }
+    append_token_bytes(bytes, token);  // never more bytes than the text has
     byte_offset.push_back(static_cast<uint32_t>(bytes.size()));
   }
   for (const AddedToken& token : spec.added_tokens) {
@@ -217,7 +215,9 @@ Tokenizer::Impl::Impl(TokenizerSpec&& given)
   }
   std::sort(end_ids.begin(), end_ids.end());
   end_ids.erase(std::unique(end_ids.begin(), end_ids.end()), end_ids.end());
-  spec.merges = {};  // the table has them
+  // Not `= {}`, which assigns an empty list and keeps the memory.
+  spec.merges = std::vector<std::string>();
+  spec.tokens = std::vector<std::string>();
 }
 
 void Tokenizer::Impl::encode_word(std::string_view word, Work& work) const {
@@ -307,7 +307,7 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
   return is_valid_utf8(bytes) ? bytes : replace_invalid_utf8(bytes);
 }
 
-int32_t Tokenizer::vocabulary_size() const { return static_cast<int32_t>(impl_->spec.tokens.size()); }
+int32_t Tokenizer::vocabulary_size() const { return static_cast<int32_t>(impl_->texts.size()); }
 std::optional<int32_t> Tokenizer::bos_id() const { return impl_->spec.bos_id; }
 std::optional<int32_t> Tokenizer::eos_id() const { return impl_->spec.eos_id; }
 bool Tokenizer::add_bos() const { return impl_->spec.add_bos && impl_->spec.bos_id; }
@@ -326,7 +326,7 @@ std::string_view Tokenizer::token_bytes(int32_t id) const {
 
 std::string_view Tokenizer::token_text(int32_t id) const {
   if (id < 0 || id >= vocabulary_size()) return {};
-  return impl_->spec.tokens[static_cast<size_t>(id)];
+  return impl_->texts[static_cast<size_t>(id)];
 }
 
 std::optional<int32_t> Tokenizer::find_token(std::string_view text) const {

@@ -1,5 +1,4 @@
-#include <archive.h>
-#include <archive_entry.h>
+#include <minizip/zip.h>
 
 #include <atomic>
 #include <memory>
@@ -35,19 +34,12 @@ class DataSetsTest : public HubTest {
   // A zip as the public one is: a folder, and the text in it.
   std::string zip_of(const std::string& name, const std::string& text) {
     const fs::path path = folder_ / "made.zip";
-    archive* writer = archive_write_new();
-    archive_write_set_format_zip(writer);
-    archive_write_open_filename(writer, path.c_str());
-    archive_entry* entry = archive_entry_new();
-    archive_entry_set_pathname(entry, name.c_str());
-    archive_entry_set_size(entry, static_cast<la_int64_t>(text.size()));
-    archive_entry_set_filetype(entry, AE_IFREG);
-    archive_entry_set_perm(entry, 0644);
-    archive_write_header(writer, entry);
-    archive_write_data(writer, text.data(), text.size());
-    archive_entry_free(entry);
-    archive_write_close(writer);
-    archive_write_free(writer);
+    zipFile writer = zipOpen64(path.c_str(), APPEND_STATUS_CREATE);
+    const zip_fileinfo info = {};
+    zipOpenNewFileInZip(writer, name.c_str(), &info, nullptr, 0, nullptr, 0, nullptr, Z_DEFLATED, 6);
+    zipWriteInFileInZip(writer, text.data(), static_cast<unsigned>(text.size()));
+    zipCloseFileInZip(writer);
+    zipClose(writer, nullptr);
     return read_text_file(path);
   }
   std::unique_ptr<LoopbackServer> server_;
