@@ -17,9 +17,9 @@ struct IndexerInfo {
   std::string shape;  // "seed" or "native"
   size_t layers = 0;
   std::vector<size_t> missing_layers;  // of which the files have nothing: these read everything
-  size_t heads = 0;     // index heads a layer
-  size_t dim = 0;       // values of one index key
-  size_t rope_dim = 0;  // of which rotated
+  size_t heads = 0;                    // index heads a layer
+  size_t dim = 0;                      // values of one index key
+  size_t rope_dim = 0;                 // of which rotated
   uint64_t parameters = 0;
   size_t budget = 0;  // the file's own: positions each query may read, sinks and recent included
   size_t sinks = 0;
