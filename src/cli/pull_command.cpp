@@ -49,7 +49,7 @@ class PullCommand final : public Command {
         ->capture_default_str();
     app.add_option("--include", options_.include, "files by name, with * and ?; default: what a model needs")
         ->type_name("PATTERN")
-        ->expected(1);
+        ->allow_extra_args(false);  // one each time: what follows is an id
     app.add_option("-o,--out", out_, "another Hub cache, or another folder for texts")->type_name("DIR");
     output_.add(app, false);
   }

@@ -84,6 +84,13 @@ TEST_F(PullCliTest, PullSaysWhatItBrought) {
   EXPECT_THAT(again.out, HasSubstr("were here"));
 }
 
+TEST_F(PullCliTest, IncludeMayBeGivenTwice) {
+  serve("org/tiny", folder_ / "models" / "tiny");
+  const Json document =
+      json_of(run({"pull", "--include", "config.json", "--include", "tokenizer*", "org/tiny", "--json"}));
+  EXPECT_EQ(document["files"].size(), 3u);  // tokenizer.json and tokenizer_config.json
+}
+
 TEST_F(PullCliTest, AKilledPullGoesOn) {
   std::atomic<bool> slow{true};
   serve("org/tiny", folder_ / "models" / "tiny",
