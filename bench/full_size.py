@@ -22,6 +22,8 @@ import threading
 import time
 from pathlib import Path
 
+from memory import long_prompt, resident_bytes
+
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "build" / "keysieve"
 PARTS = ("load", "memory", "speed", "long")
@@ -84,17 +86,8 @@ def part_speed(folder, arguments):
     subprocess.run(list(map(str, command)), check=True)
 
 
-def resident_bytes(pid):
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def part_long(folder, arguments):
-    prompt = folder / "long.txt"
-    text = subprocess.run(["bible", "-f", "Gen1:1-Rev22:21"], stdin=subprocess.DEVNULL, capture_output=True, check=True).stdout
-    prompt.write_bytes(text[:arguments.long_bytes])
+    prompt = long_prompt(folder, arguments.long_characters)
     command = [PROGRAM, "generate", "--model", folder / "mlx", "--indexer", folder / "indexer", "--budget", BUDGET, "--cache", "fixed",
                "--prune", "chunk", "--raw", "--prompt-file", prompt, "--ignore-eos", "--max-tokens", "33", "--json"]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -126,7 +119,7 @@ def main():
     add("--contexts", help="of the part speed, instead of 512,2048,4096,8192")
     add("--repeats", default="1", help="of the part speed: N,CONTEXT:N,... (%(default)s)")
     add("--peers", help="of the part speed: some of llama.cpp,ik_llama.cpp")
-    add("--long-bytes", type=int, default=128_000, help="of text in the part long (%(default)s: about 32,000 tokens)")
+    add("--long-characters", type=int, default=128_000, help="of text in the part long (%(default)s: about 32,000 tokens)")
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
     for wrong in set(parts) - set(PARTS):

@@ -75,6 +75,13 @@ Json EvalSetting::describe() const {
   return json;
 }
 
+std::vector<EvalSetting> EvalSetting::at_budgets(std::span<const size_t> budgets) const {
+  std::vector<EvalSetting> settings;
+  for (const size_t budget : budgets) settings.push_back(with_budget(budget));
+  if (settings.empty()) settings.push_back(*this);
+  return settings;
+}
+
 bool EvalSetting::can(AttentionMode mode) const {
   if (mode == AttentionMode::dense) return true;
   return mode == AttentionMode::sparse ? sparse_.indexer.has_value() : policy_.budget != 0;

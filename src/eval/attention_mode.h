@@ -3,8 +3,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/json.h"
 #include "indexer/key_selector.h"
@@ -51,6 +53,8 @@ class EvalSetting {
   Json describe() const;
   // The same at another budget. Throws as the constructor.
   EvalSetting with_budget(size_t budget) const;
+  // The same at each of them; where there are none, this one.
+  std::vector<EvalSetting> at_budgets(std::span<const size_t> budgets) const;
 
   // A new sequence with room for `context` positions; 0: the model's. Throws as require() and as the
   // cache does.

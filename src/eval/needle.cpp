@@ -50,9 +50,7 @@ struct Pass {
 };
 
 std::vector<Pass> passes_of(const EvalSetting& setting, const NeedleOptions& options) {
-  std::vector<EvalSetting> settings;
-  for (const size_t budget : options.budgets) settings.push_back(setting.with_budget(budget));
-  if (settings.empty()) settings.push_back(setting);
+  const std::vector<EvalSetting> settings = setting.at_budgets(options.budgets);
   std::vector<Pass> passes;
   for (size_t s = 0; s < settings.size(); ++s) {
     for (const AttentionMode mode : options.modes) {

@@ -119,10 +119,7 @@ struct Pass {
 // Dense first, then every mode at every budget.
 std::vector<Pass> passes_of(const EvalSetting& setting, const PerplexityOptions& options) {
   std::vector<Pass> passes{{setting, AttentionMode::dense}};
-  std::vector<EvalSetting> settings;
-  for (const size_t budget : options.budgets) settings.push_back(setting.with_budget(budget));
-  if (settings.empty()) settings.push_back(setting);
-  for (const EvalSetting& at : settings) {
+  for (const EvalSetting& at : setting.at_budgets(options.budgets)) {
     for (const AttentionMode mode : options.modes) {
       at.require(mode);
       passes.push_back({at, mode});

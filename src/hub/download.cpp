@@ -28,6 +28,17 @@ namespace {
   throw Error(ErrorKind::file, path.string(), std::generic_category().message(error), "a file to write");
 }
 
+// Closed with what holds it, also where that is not made to its end.
+struct Descriptor {
+  int value;
+  explicit Descriptor(int opened) : value(opened) {}
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() {
+    if (value >= 0) ::close(value);
+  }
+};
+
 // The part of a file that is here, open for more; its digest so far.
 class Incomplete {
  public:
@@ -37,18 +48,17 @@ class Incomplete {
         whole_(whole),
         descriptor_(::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666)),
         digest_(kind_, whole) {
-    if (descriptor_ < 0) fail_write(path_, errno);
+    if (descriptor_.value < 0) fail_write(path_, errno);
     read_what_is_there();
   }
   Incomplete(const Incomplete&) = delete;
   Incomplete& operator=(const Incomplete&) = delete;
-  ~Incomplete() { ::close(descriptor_); }
 
   uint64_t size() const { return size_; }
   uint64_t whole() const { return whole_; }
 
   void restart(uint64_t whole) {
-    if (::ftruncate(descriptor_, 0) != 0) fail_write(path_, errno);
+    if (::ftruncate(descriptor_.value, 0) != 0) fail_write(path_, errno);
     whole_ = whole;
     size_ = 0;
     digest_ = Digest(kind_, whole);
@@ -57,7 +67,8 @@ class Incomplete {
   void append(std::span<const std::byte> bytes) {
     digest_.add(bytes);
     while (!bytes.empty()) {
-      const ssize_t written = ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(size_));
+      const ssize_t written =
+          ::pwrite(descriptor_.value, bytes.data(), bytes.size(), static_cast<off_t>(size_));
       if (written < 0 && errno == EINTR) continue;
       if (written <= 0) fail_write(path_, written < 0 ? errno : ENOSPC);
       bytes = bytes.subspan(static_cast<size_t>(written));
@@ -68,14 +79,14 @@ class Incomplete {
   std::string digest() { return digest_.hex(); }
 
   void sync() const {
-    if (::fsync(descriptor_) != 0) fail_write(path_, errno);
+    if (::fsync(descriptor_.value) != 0) fail_write(path_, errno);
   }
 
  private:
   void read_what_is_there() {
     std::array<std::byte, 1 << 16> buffer{};
     for (;;) {
-      const ssize_t got = ::pread(descriptor_, buffer.data(), buffer.size(), static_cast<off_t>(size_));
+      const ssize_t got = ::pread(descriptor_.value, buffer.data(), buffer.size(), static_cast<off_t>(size_));
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) fail_write(path_, errno);
       if (got == 0) break;
@@ -88,7 +99,7 @@ class Incomplete {
   fs::path path_;
   DigestKind kind_;
   uint64_t whole_;
-  int descriptor_;
+  Descriptor descriptor_;
   uint64_t size_ = 0;
   Digest digest_;
 };

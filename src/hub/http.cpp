@@ -68,13 +68,6 @@ void set(CURL* handle, CURLoption option, Value value) {
   }
 }
 
-std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\r\n";
-  const size_t first = text.find_first_not_of(kSpace);
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
-}
-
 // What curl's callbacks work on. They are called from C, so nothing may be thrown through them: it is kept
 // and thrown when curl has returned.
 struct Exchange {
@@ -323,6 +316,13 @@ std::string describe(const HttpResponse& response) {
     }
   }();
   return fmt::format("HTTP {}{}", response.status, words);
+}
+
+std::string_view trimmed(std::string_view text) {
+  constexpr std::string_view kSpace = " \t\r\n";
+  const size_t first = text.find_first_not_of(kSpace);
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
 }
 
 std::string host_of(std::string_view url) {

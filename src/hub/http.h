@@ -79,6 +79,9 @@ HttpResponse send_with_retries(HttpClient& client, const RetryPolicy& policy, co
 // "503 Service Unavailable", or the failure: what to say of a response that is not fine.
 std::string describe(const HttpResponse& response);
 
+// Without spaces and line breaks around it.
+std::string_view trimmed(std::string_view text);
+
 // The name or the address's host, so that an error names the machine and not a signed URL of 2,000
 // characters.
 std::string host_of(std::string_view url);

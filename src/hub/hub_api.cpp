@@ -33,17 +33,10 @@ bool is_on(const char* name) {
   return value == "1" || value == "true" || value == "yes" || value == "on";
 }
 
-std::string trimmed(std::string text) {
-  const auto is_space = [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; };
-  while (!text.empty() && is_space(text.back())) text.pop_back();
-  text.erase(text.begin(), std::ranges::find_if_not(text, is_space));
-  return text;
-}
-
 std::string find_token() {
   if (is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN")) return {};
   for (const char* name : {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}) {
-    if (const auto value = variable(name)) return trimmed(*value);
+    if (const auto value = variable(name)) return std::string(trimmed(*value));
   }
   fs::path file;
   if (const auto path = variable("HF_TOKEN_PATH")) {
@@ -57,7 +50,7 @@ std::string find_token() {
   }
   std::error_code ignored;
   if (file.empty() || !fs::is_regular_file(file, ignored)) return {};
-  return trimmed(read_text_file(file, 4096));
+  return std::string(trimmed(read_text_file(file, 4096)));
 }
 
 std::string percent_encoded(std::string_view text, std::string_view kept) {
