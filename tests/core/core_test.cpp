@@ -200,6 +200,17 @@ TEST(Threads, RegionsFollowNestAndCollide) {
   EXPECT_EQ(done, 7000u);
 }
 
+// More workers than cores: some come when their region is long over, and must touch neither its task nor the
+// vector that went with it (the sanitizers see that), nor take a task of the next region twice.
+TEST(Threads, LateWorkersFindTheRegionClosed) {
+  const Threads threads(8);
+  for (size_t region = 0; region < 2000; ++region) {
+    std::vector<int> seen(2 + region % 9);
+    threads.run(seen.size(), [&seen](size_t i, int) { ++seen[i]; });
+    EXPECT_EQ(seen, std::vector<int>(seen.size(), 1));
+  }
+}
+
 // A waiting pool uses no processor time once its spin is over.
 TEST(Threads, SleepWhenIdle) {
   const Threads threads(4);
