@@ -99,6 +99,7 @@ struct MemoryStatistics {
   uint64_t kv_cold_bytes = 0;   // in the cold store, those also in RAM included
   uint64_t kv_moved_bytes = 0;  // brought back from the cold store since the last clear()
   uint64_t index_bytes = 0;     // index keys
+  uint64_t slot_map_bytes = 0;  // of a tiered cache: where hot rows lie
   uint64_t peak_rss_bytes = 0;
 };
 

@@ -59,8 +59,9 @@ struct CacheBytes {
   uint64_t hot = 0;    // keys and values in RAM
   uint64_t cold = 0;   // keys and values in the cold store
   uint64_t index = 0;  // index keys with their scales
+  uint64_t maps = 0;   // where hot rows lie and when each was last read
   uint64_t moved = 0;  // keys and values read back from the cold store since the last clear()
-  uint64_t total() const { return hot + cold + index; }
+  uint64_t total() const { return hot + cold + index + maps; }
 };
 
 // What each layer remembers of the tokens so far. One object serves one sequence. Rows live in slots; a layer

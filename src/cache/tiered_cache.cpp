@@ -53,6 +53,7 @@ TieredCache::Layer TieredCache::make_layer(size_t layer) const {
   if (made.resident) return made;
   made.sets.resize(options_.sets);
   for (HotSet& set : made.sets) {
+    set.slots = SlotMap(shape_.capacity, slots);
     set.positions.assign(slots, kNone);
     set.used.assign(slots, 0);
   }
@@ -98,7 +99,7 @@ void TieredCache::append(size_t index, const KvRows& rows) {
   const bool fits = layer.size + rows.tokens <= layer.hot.capacity();
   if (fits && !layer.in_order) put_in_order(index);
   if (!fits) layer.in_order = false;
-  ++layer.round;
+  next_round(layer);
   for (size_t set = 0; set < options_.sets; ++set) admit(layer, set, layer.size, rows.tokens);
   layer.index.write(*kernels_, layer.size, rows);
   layer.size += rows.tokens;
@@ -107,13 +108,13 @@ void TieredCache::append(size_t index, const KvRows& rows) {
 // Gives new positions, whose records are in encoded_, hot slots.
 void TieredCache::admit(Layer& layer, size_t index, size_t first, size_t count) {
   HotSet& set = layer.sets[index];
-  set.slots.resize(first + count, kNone);
-  if (!layer.in_order) free_slots(layer, set, count);
+  std::vector<uint32_t>& victims = staging_[index].victims;
+  if (!layer.in_order) free_slots(layer, set, victims, count);
   for (size_t t = 0; t < count; ++t) {
     const size_t position = first + t;
-    const uint32_t slot = layer.in_order ? static_cast<uint32_t>(position) : set.victims[t];
+    const uint32_t slot = layer.in_order ? static_cast<uint32_t>(position) : victims[t];
     copy_encoded(layer, index, t, slot);
-    set.slots[position] = slot;
+    set.slots.set(position, slot);
     set.positions[slot] = static_cast<uint32_t>(position);
     set.used[slot] = layer.round;
   }
@@ -129,10 +130,18 @@ void TieredCache::copy_encoded(Layer& layer, size_t set, size_t token, uint32_t 
   layer.hot.mark_written(slot + 1);
 }
 
+// The longest generation that anyone may wait for counts past 32 bits: then all that is hot is equally old.
+void TieredCache::next_round(Layer& layer) {
+  if (++layer.round != 0) return;
+  for (HotSet& set : layer.sets) {
+    for (uint32_t& used : set.used) used = std::min<uint32_t>(used, 1);
+  }
+  layer.round = 2;
+}
+
 // Takes `count` slots that this round does not need from the positions in them, those used longest ago
 // first. There are so many: what a round needs fits the slots.
-void TieredCache::free_slots(const Layer& layer, HotSet& set, size_t count) {
-  std::vector<uint32_t>& victims = set.victims;
+void TieredCache::free_slots(const Layer& layer, HotSet& set, std::vector<uint32_t>& victims, size_t count) {
   victims.clear();
   if (count == 0) return;
   const auto older = [&set](uint32_t a, uint32_t b) {
@@ -146,7 +155,7 @@ void TieredCache::free_slots(const Layer& layer, HotSet& set, size_t count) {
   victims.resize(count);
   for (const uint32_t slot : victims) {
     uint32_t& position = set.positions[slot];
-    if (position != kNone) set.slots[position] = kNone;
+    if (position != kNone) set.slots.set(position, kNone);
     position = kNone;
     set.used[slot] = 0;
   }
@@ -170,12 +179,12 @@ void TieredCache::put_in_order(size_t index) {
   for (size_t s = 0; s < options_.sets; ++s) {
     HotSet& set = layer.sets[s];
     std::fill(set.positions.begin(), set.positions.end(), kNone);
-    std::fill(set.slots.begin(), set.slots.end(), kNone);
-    std::fill(set.used.begin(), set.used.end(), uint64_t{0});
+    set.slots.clear();
+    std::fill(set.used.begin(), set.used.end(), uint32_t{0});
     std::vector<uint32_t> all(layer.size);
     std::iota(all.begin(), all.end(), uint32_t{0});
     fetch(index, s, all, all, readings_[0]);
-    std::copy(all.begin(), all.end(), set.slots.begin());
+    for (const uint32_t position : all) set.slots.set(position, position);
     std::copy(all.begin(), all.end(), set.positions.begin());
     std::fill_n(set.used.begin(), layer.size, layer.round);
     moved_ += layer.size * (cold_->record_bytes() / options_.sets);
@@ -230,7 +239,7 @@ void TieredCache::find_missing(size_t index, const SelectedRows& rows, size_t s,
       }
     }
   }
-  free_slots(layer, set, work.missing.size());
+  free_slots(layer, set, work.victims, work.missing.size());
   std::sort(work.missing.begin(), work.missing.end());  // neighbours are read together
   work.moved = work.missing.size() * (cold_->record_bytes() / options_.sets);
 }
@@ -248,8 +257,7 @@ void TieredCache::read_missing(size_t index, const Threads& threads) {
     const size_t first = slice * kSlice;
     const size_t count = std::min(kSlice, staging_[set].missing.size() - first);
     fetch(index, set, std::span(staging_[set].missing).subspan(first, count),
-          std::span(layers_[index].sets[set].victims).subspan(first, count),
-          readings_[static_cast<size_t>(worker)]);
+          std::span(staging_[set].victims).subspan(first, count), readings_[static_cast<size_t>(worker)]);
   });
 }
 
@@ -260,8 +268,8 @@ void TieredCache::rewrite(size_t index, const SelectedRows& rows, size_t s, size
   const Staging& work = staging_[s];
   for (size_t i = 0; i < work.missing.size(); ++i) {
     const uint32_t position = work.missing[i];
-    const uint32_t slot = set.victims[i];
-    set.slots[position] = slot;
+    const uint32_t slot = work.victims[i];
+    set.slots.set(position, slot);
     set.positions[slot] = position;
     set.used[slot] = layer.round;
   }
@@ -288,7 +296,7 @@ StagedRows TieredCache::stage(size_t index, const SelectedRows& rows, const Thre
     throw Error(ErrorKind::usage, "tiered cache", "a query that reads more rows than can be hot",
                 fmt::format("at most {}", layer.hot.capacity()));
   }
-  ++layer.round;
+  next_round(layer);
   threads.run(options_.sets, [&](size_t set, int) { find_missing(index, rows, set, queries); });
   read_missing(index, threads);  // if it throws, the slots are free and nothing points to them
   threads.run(options_.sets, [&](size_t set, int) { rewrite(index, rows, set, queries); });
@@ -298,17 +306,16 @@ StagedRows TieredCache::stage(size_t index, const SelectedRows& rows, const Thre
 
 bool TieredCache::truncate(size_t tokens) {
   for (Layer& layer : layers_) {
-    if (layer.size <= tokens) continue;
-    layer.size = tokens;
     for (HotSet& set : layer.sets) {
-      for (size_t position = tokens; position < set.slots.size(); ++position) {
+      for (size_t position = tokens; position < layer.size; ++position) {
         const uint32_t slot = set.slots[position];
         if (slot == kNone) continue;
+        set.slots.set(position, kNone);
         set.positions[slot] = kNone;
         set.used[slot] = 0;
       }
-      set.slots.resize(tokens);
     }
+    layer.size = std::min(layer.size, tokens);
   }
   return true;
 }
@@ -343,7 +350,6 @@ void TieredCache::load(StateReader& in, size_t tokens) {
     layer.index.load(in, tokens);
     layer.size = tokens;
     if (layer.resident || tokens == 0) continue;
-    for (HotSet& set : layer.sets) set.slots.assign(tokens, kNone);
     layer.in_order = false;
     if (tokens <= layer.hot.capacity()) put_in_order(index);
   }
@@ -354,7 +360,12 @@ CacheBytes TieredCache::bytes() const {
   for (const Layer& layer : layers_) {
     bytes.hot += layer.hot.kv_bytes();
     bytes.index += layer.index.index_bytes();
-    if (!layer.resident) bytes.cold += layer.size * cold_->record_bytes();
+    if (layer.resident) continue;
+    bytes.cold += layer.size * cold_->record_bytes();
+    for (const HotSet& set : layer.sets) {
+      bytes.maps +=
+          set.slots.bytes(layer.size) + std::min(layer.size, set.positions.size()) * 2 * sizeof(uint32_t);
+    }
   }
   bytes.moved = moved_;
   return bytes;

@@ -2,13 +2,13 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <limits>
 #include <memory>
 #include <vector>
 
 #include "cache/cold_store.h"
 #include "cache/kv_cache.h"
 #include "cache/layer_store.h"
+#include "cache/slot_map.h"
 
 namespace keysieve {
 
@@ -51,20 +51,19 @@ class TieredCache final : public KvCache {
   void clear() override;
 
  private:
-  static constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
+  static constexpr uint32_t kNone = SlotMap::kNone;
   // Which positions one set of KV heads has hot. The slots used longest ago give way.
   struct HotSet {
-    std::vector<uint32_t> slots;      // [positions seen] -> slot or kNone
+    SlotMap slots;                    // [capacity] position -> slot or kNone
     std::vector<uint32_t> positions;  // [slots] -> position or kNone
-    std::vector<uint64_t> used;       // [slots]: the last round that needed this slot; 0: free
-    std::vector<uint32_t> victims;    // of the last free_slots()
+    std::vector<uint32_t> used;       // [slots]: the last round that needed this slot; 0: free
   };
   struct Layer {
     LayerStore hot;    // keys and values, by slot
     LayerStore index;  // index keys, by position
     std::vector<HotSet> sets;
     size_t size = 0;
-    uint64_t round = 0;     // counts appends and stages, from 1
+    uint32_t round = 0;     // counts appends and stages, from 1
     bool resident = false;  // all rows stay hot; nothing is in the cold store
     bool in_order = true;   // slot and position are the same number
   };
@@ -78,6 +77,7 @@ class TieredCache final : public KvCache {
     std::vector<uint32_t> seen;  // [positions]: mark of the last pass that met it
     uint32_t mark = 0;
     std::vector<uint32_t> missing;  // positions
+    std::vector<uint32_t> victims;  // slots, of the last free_slots()
     size_t fits = 0;                // queries
     uint64_t moved = 0;             // bytes
   };
@@ -87,7 +87,8 @@ class TieredCache final : public KvCache {
   void encode(const KvRows& rows);
   void put_in_order(size_t layer);
   void admit(Layer& layer, size_t set, size_t first, size_t count);
-  static void free_slots(const Layer& layer, HotSet& set, size_t count);
+  static void next_round(Layer& layer);
+  static void free_slots(const Layer& layer, HotSet& set, std::vector<uint32_t>& victims, size_t count);
   void copy_encoded(Layer& layer, size_t set, size_t token, uint32_t slot);
   void fetch(size_t layer, size_t set, std::span<const uint32_t> positions, std::span<const uint32_t> slots,
              Reading& reading);

@@ -174,9 +174,10 @@ Json roofline_json(const Statistics& statistics, const MachinePeaks& peaks) {
 }
 
 Json to_json(const MemoryStatistics& memory) {
-  return {{"weights_bytes", memory.weights_bytes}, {"kv_hot_bytes", memory.kv_hot_bytes},
-          {"kv_cold_bytes", memory.kv_cold_bytes}, {"kv_moved_bytes", memory.kv_moved_bytes},
-          {"index_bytes", memory.index_bytes},     {"peak_rss_bytes", memory.peak_rss_bytes}};
+  return {{"weights_bytes", memory.weights_bytes},  {"kv_hot_bytes", memory.kv_hot_bytes},
+          {"kv_cold_bytes", memory.kv_cold_bytes},  {"kv_moved_bytes", memory.kv_moved_bytes},
+          {"index_bytes", memory.index_bytes},      {"slot_map_bytes", memory.slot_map_bytes},
+          {"peak_rss_bytes", memory.peak_rss_bytes}};
 }
 
 Json to_json(const GenerateResult& result) {

@@ -36,38 +36,39 @@ void Sampler::see(std::span<const int32_t> tokens) {
   }
 }
 
+float Sampler::fair_logit(float logit, size_t id) const {
+  if (std::isnan(logit)) return -std::numeric_limits<float>::infinity();
+  if (options_.repetition_penalty == 1 || id >= seen_.size() || !seen_[id]) return logit;
+  // A negative logit is multiplied, so that the penalty always makes the token less likely.
+  return logit > 0 ? logit / options_.repetition_penalty : logit * options_.repetition_penalty;
+}
+
 int32_t Sampler::draw(std::span<const float> logits) {
-  candidates_.resize(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const float logit = std::isnan(logits[i]) ? -std::numeric_limits<float>::infinity() : logits[i];
-    candidates_[i] = {logit, static_cast<int32_t>(i)};
-  }
-  penalise();
-  int32_t id = 0;
-  if (options_.temperature == 0) {
-    // max_element returns the first of equals: the lower id.
-    const auto less = [](const Candidate& a, const Candidate& b) { return a.logit < b.logit; };
-    id = std::max_element(candidates_.begin(), candidates_.end(), less)->id;
-  } else {
-    keep_likely();
-    id = pick();
-  }
+  const int32_t id = options_.temperature == 0 ? likeliest(logits) : sample(logits);
   see(std::span(&id, 1));
   return id;
 }
 
-void Sampler::penalise() {
-  if (options_.repetition_penalty == 1) return;
-  for (Candidate& candidate : candidates_) {
-    const auto index = static_cast<size_t>(candidate.id);
-    if (index >= seen_.size() || !seen_[index]) continue;
-    // A negative logit is multiplied, so that the penalty always makes the token less likely.
-    if (candidate.logit > 0) {
-      candidate.logit /= options_.repetition_penalty;
-    } else {
-      candidate.logit *= options_.repetition_penalty;
+// The lower id among equals.
+int32_t Sampler::likeliest(std::span<const float> logits) const {
+  size_t best = 0;
+  float highest = -std::numeric_limits<float>::infinity();
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const float logit = fair_logit(logits[i], i);
+    if (logit > highest) {
+      highest = logit;
+      best = i;
     }
   }
+  return static_cast<int32_t>(best);
+}
+
+int32_t Sampler::sample(std::span<const float> logits) {
+  candidates_.resize(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i)
+    candidates_[i] = {fair_logit(logits[i], i), static_cast<int32_t>(i)};
+  keep_likely();
+  return pick();
 }
 
 void Sampler::keep_likely() {

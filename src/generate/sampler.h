@@ -29,14 +29,17 @@ class Sampler {
     float logit;
     int32_t id;
   };
-  void penalise();
+  // Penalised where seen; of a NaN the lowest there is.
+  float fair_logit(float logit, size_t id) const;
+  int32_t likeliest(std::span<const float> logits) const;
+  int32_t sample(std::span<const float> logits);
   void keep_likely();  // top-k, top-p and min-p; leaves candidates_ sorted where one of them is on
   int32_t pick();
 
   SamplingOptions options_;
   std::mt19937_64 random_;
-  std::vector<Candidate> candidates_;
-  std::vector<bool> seen_;  // [vocabulary] so far as ids came
+  std::vector<Candidate> candidates_;  // of sample(): 8 bytes a token of the vocabulary, which greedy spares
+  std::vector<bool> seen_;             // [vocabulary] so far as ids came
 };
 
 }  // namespace keysieve

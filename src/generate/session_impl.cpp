@@ -180,7 +180,7 @@ Statistics Session::Impl::statistics(const PhaseStatistics& prefill_phase,
   all.decode = decode;
   const CacheBytes bytes = state.memory();
   all.kv_bytes_kept = bytes.hot + bytes.cold;
-  all.memory = {model->info.weights_bytes, bytes.hot, bytes.cold, bytes.moved, bytes.index,
+  all.memory = {model->info.weights_bytes, bytes.hot, bytes.cold, bytes.moved, bytes.index, bytes.maps,
                 peak_resident_bytes()};
   return all;
 }

@@ -90,31 +90,69 @@ void count_scores(Chunk& chunk, uint64_t slots, uint64_t distinct) {
   work.multiply_adds += slots * shape.query_heads * shape.dim;
 }
 
+// The same question for some of the chunk's queries.
+LayerQuery part_of(const LayerQuery& query, const ModelConfig& config, size_t first, size_t count) {
+  LayerQuery part = query;
+  part.inputs.hidden += first * config.hidden;
+  part.inputs.q += first * config.q_width();
+  part.inputs.k += first * config.kv_width();
+  part.inputs.positions += first;
+  part.inputs.tokens = count;
+  part.first_visible += first;
+  return part;
+}
+
+// Queries whose selections are made together: all of a chunk (parts of 96 cost 1% of prefill), but where
+// memory is bounded half a megabyte of positions, and no fewer than keep all threads busy.
+size_t queries_together(const SequenceState::Impl& state, size_t layer) {
+  if (!bounded_memory(state.max_chunk)) return state.max_chunk;
+  constexpr size_t kBytes = size_t{1} << 19;
+  constexpr size_t kStep = 32;
+  const KeySelector& selector = *state.selector;
+  const size_t row = selector.groups() * selector.budget(layer) * sizeof(uint32_t);
+  const auto busy = static_cast<size_t>(state.model->threads().count()) * kStep / 2;
+  return (std::max(busy, kBytes / row) + kStep - 1) / kStep * kStep;
+}
+
 // Queries with no more candidates than the budget read them all, without indexer work; the rest read what the
-// selector picks.
-void attend_selected(Chunk& chunk, const LayerQuery& query) {
+// selector picks. `first`: the part's first query in the chunk. Returns how many slots were scored, by all of
+// these queries together.
+uint64_t attend_part(Chunk& chunk, const LayerQuery& part, size_t first) {
   SequenceState::Impl& state = chunk.state;
   KernelContext context = state.context();
-  if (!state.selector->select(query, context, state.selection)) {
-    return attend(chunk, query.kv, 0, chunk.tokens, query.first_visible, nullptr);
+  const size_t tokens = part.inputs.tokens;
+  if (!state.selector->select(part, context, state.selection)) {
+    attend(chunk, part.kv, first, tokens, part.first_visible, nullptr);
+    return 0;
   }
-  const size_t budget = state.selector->budget(query.layer);
-  const size_t dense =
-      budget > query.first_visible ? std::min(budget - query.first_visible, chunk.tokens) : 0;
-  attend(chunk, query.kv, 0, dense, query.first_visible, nullptr);
+  const size_t budget = state.selector->budget(part.layer);
+  const size_t dense = budget > part.first_visible ? std::min(budget - part.first_visible, tokens) : 0;
+  attend(chunk, part.kv, first, dense, part.first_visible, nullptr);
   SelectionBuffer& picked = state.selection;
   const SelectionView view = picked.view();
-  for (size_t first = dense; first < chunk.tokens;) {
-    const SelectedRows rows{picked.row(first, 0), &picked.count(first, 0), chunk.tokens - first, view.groups,
-                            view.budget};
-    const StagedRows staged = state.cache->stage(query.layer, rows, context.threads);
-    const SelectionView part{rows.slots, rows.counts, view.groups, view.budget};
-    attend(chunk, staged.kv, first, staged.queries, query.first_visible + first, &part);
-    first += staged.queries;
+  for (size_t i = dense; i < tokens;) {
+    const SelectedRows rows{picked.row(i, 0), &picked.count(i, 0), tokens - i, view.groups, view.budget};
+    const StagedRows staged = state.cache->stage(part.layer, rows, context.threads);
+    const SelectionView staged_view{rows.slots, rows.counts, view.groups, view.budget};
+    attend(chunk, staged.kv, first + i, staged.queries, part.first_visible + i, &staged_view);
+    i += staged.queries;
   }
   uint64_t scored = 0;
-  for (size_t i = dense; i < chunk.tokens; ++i) scored += query.candidates(i);
-  count_scores(chunk, scored, dense < chunk.tokens ? query.candidates(chunk.tokens - 1) : 0);
+  for (size_t i = dense; i < tokens; ++i) scored += part.candidates(i);
+  return scored;
+}
+
+void attend_selected(Chunk& chunk, const LayerQuery& query) {
+  const size_t together = queries_together(chunk.state, query.layer);
+  uint64_t scored = 0;
+  for (size_t first = 0, count = 0; first < chunk.tokens; first += count) {
+    // Parts end where the position is a multiple of `together`, so that neighbours that choose together stay
+    // so wherever a chunk begins.
+    count = std::min(together - (together < chunk.tokens ? (chunk.first_position + first) % together : 0),
+                     chunk.tokens - first);
+    scored += attend_part(chunk, part_of(query, chunk.config(), first, count), first);
+  }
+  count_scores(chunk, scored, scored == 0 ? 0 : query.candidates(chunk.tokens - 1));
 }
 
 // The scores of the last `voters` queries: [groups, slots].
@@ -147,13 +185,7 @@ void tap_scores(Chunk& chunk, const LayerQuery& query) {
   const ModelConfig& config = chunk.config();
   const WorkCounters work = chunk.state.work;
   for (size_t i = 0; i < chunk.tokens; ++i) {
-    LayerQuery one = query;
-    one.inputs.hidden += i * config.hidden;
-    one.inputs.q += i * config.q_width();
-    one.inputs.k += i * config.kv_width();
-    one.inputs.positions += i;
-    one.inputs.tokens = 1;
-    one.first_visible += i;
+    const LayerQuery one = part_of(query, config, i, 1);
     const std::span<const float> scores = score_slots(chunk, one, 1);
     std::vector<int32_t> positions(one.slots());
     for (size_t group = 0; group < chunk.state.selector->groups(); ++group) {

@@ -7,14 +7,18 @@
 
 namespace keysieve {
 
-// Rows that the feed-forward part takes at once: 256 of a width of 4,864 are 5 MB each for gate and up.
-inline constexpr size_t kMlpRows = 256;
+// Caches that bound memory are read in chunks this small; so what works on a chunk keeps its buffers small
+// too.
+inline bool bounded_memory(size_t max_chunk) { return max_chunk <= 128; }
 
 // Where a chunk's numbers live on their way through the layers. [chunk] is max_chunk tokens; pages are taken
 // when first written, so short chunks cost little.
 struct ForwardBuffers {
   ForwardBuffers(const ModelConfig& config, size_t chunk, const KeySelector::KeyShape& index);
 
+  // Rows that the feed-forward part takes at once: 256 of a width of 4,864 are 5 MB each for gate and up, 32
+  // where memory is bounded 0.6, at the same speed.
+  size_t mlp_rows;
   RopeAngles angles;                // of the chunk's tokens, the same for all layers
   AlignedArray<int32_t> positions;  // [chunk]
   AlignedArray<float> x;            // [chunk, hidden], the residual stream
@@ -24,8 +28,8 @@ struct ForwardBuffers {
   AlignedArray<float> v;            // [chunk, kv_heads, head_dim]
   AlignedArray<float> index_keys;   // [chunk, index heads, index dim]
   AlignedArray<float> attention;    // [chunk, heads, head_dim]
-  AlignedArray<float> gate;         // [min(chunk, kMlpRows), mlp]
-  AlignedArray<float> up;           // [min(chunk, kMlpRows), mlp]
+  AlignedArray<float> gate;         // [mlp_rows, mlp]
+  AlignedArray<float> up;           // [mlp_rows, mlp]
   AlignedArray<float> logits;       // [block, vocabulary], grown when a block of rows is first asked for
   AlignedArray<float> last_logits;  // [vocabulary]
 };

@@ -56,7 +56,8 @@ std::unique_ptr<KvCache> make_cache(const Model& model, const SequenceOptions& o
 }  // namespace
 
 ForwardBuffers::ForwardBuffers(const ModelConfig& config, size_t chunk, const KeySelector::KeyShape& index)
-    : positions(chunk),
+    : mlp_rows(std::min<size_t>(chunk, bounded_memory(chunk) ? 32 : 256)),
+      positions(chunk),
       x(chunk * config.hidden),
       normed(chunk * config.hidden),
       q(chunk * config.q_width()),
@@ -64,8 +65,8 @@ ForwardBuffers::ForwardBuffers(const ModelConfig& config, size_t chunk, const Ke
       v(chunk * config.kv_width()),
       index_keys(chunk * index.heads * index.dim),
       attention(chunk * config.q_width()),
-      gate(std::min(chunk, kMlpRows) * config.mlp),
-      up(std::min(chunk, kMlpRows) * config.mlp),
+      gate(mlp_rows * config.mlp),
+      up(mlp_rows * config.mlp),
       last_logits(config.vocabulary) {}
 
 SequenceState::Impl::Impl(std::shared_ptr<const Model> for_model, const SequenceOptions& options)

@@ -38,6 +38,11 @@ constexpr ByteAlphabet kByteAlphabet = make_byte_alphabet();
 
 uint64_t hash_of(std::string_view text) { return std::hash<std::string_view>{}(text); }
 
+// The upper 8 bits of a TokenMap's slot: from the upper end of the hash, whose lower end chooses the slot.
+uint32_t hash_bits(std::string_view text) {
+  return static_cast<uint32_t>(std::min<uint64_t>(hash_of(text) >> 56, 254)) << 24;
+}
+
 }  // namespace
 
 char32_t byte_alphabet_character(uint8_t byte) { return kByteAlphabet.characters[byte]; }
@@ -63,64 +68,62 @@ TokenTexts::TokenTexts(const std::vector<std::string>& tokens, std::string_view 
 }
 
 TokenMap::TokenMap(const TokenTexts& tokens, std::string_view subject)
-    : tokens_(&tokens), slots_(std::bit_ceil(tokens.size() + tokens.size() / 3 + 2), Slot{0, -1}) {
-  const size_t mask = slots_.size() - 1;
-  for (size_t id = 0; id < tokens.size(); ++id) {
-    if (tokens[id].empty()) continue;
-    const auto hash = static_cast<uint32_t>(hash_of(tokens[id]));
-    size_t at = hash & mask;
-    for (; slots_[at].id >= 0; at = (at + 1) & mask) {
-      if (slots_[at].hash == hash && tokens[static_cast<size_t>(slots_[at].id)] == tokens[id]) {
-        throw Error(ErrorKind::format, subject,
-                    fmt::format("token '{}' has the ids {} and {}", tokens[id], slots_[at].id, id),
-                    "every token once");
-      }
+    : tokens_(&tokens), slots_(std::bit_ceil(tokens.size() + tokens.size() / 3 + 2), kEmpty) {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i].empty()) continue;
+    const size_t at = slot(tokens[i]);
+    if (slots_[at] != kEmpty) {
+      throw Error(ErrorKind::format, subject,
+                  fmt::format("token '{}' has the ids {} and {}", tokens[i], id(at), i), "every token once");
     }
-    slots_[at] = {hash, static_cast<int32_t>(id)};
+    slots_[at] = hash_bits(tokens[i]) | static_cast<uint32_t>(i);
   }
 }
 
-std::optional<int32_t> TokenMap::find(std::string_view token) const {
-  const auto hash = static_cast<uint32_t>(hash_of(token));
+size_t TokenMap::slot(std::string_view token) const {
   const size_t mask = slots_.size() - 1;
-  for (size_t at = hash & mask; slots_[at].id >= 0; at = (at + 1) & mask) {
-    if (slots_[at].hash == hash && (*tokens_)[static_cast<size_t>(slots_[at].id)] == token)
-      return slots_[at].id;
+  const uint32_t bits = hash_bits(token);
+  size_t at = hash_of(token) & mask;
+  for (; slots_[at] != kEmpty; at = (at + 1) & mask) {
+    if ((slots_[at] & ~kId) == bits && (*tokens_)[static_cast<size_t>(id(at))] == token) break;
   }
-  return std::nullopt;
-}
-
-namespace {
-
-// Ids are never negative, so this is no pair's key.
-constexpr uint64_t kNoPair = ~uint64_t{0};
-
-uint64_t pair_key(int32_t left, int32_t right) {
-  return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
-}
-
-}  // namespace
-
-MergeTable::MergeTable(size_t capacity)
-    : slots_(std::bit_ceil(capacity + capacity / 2 + 2), Slot{kNoPair, {0, 0}}), mask_(slots_.size() - 1) {}
-
-size_t MergeTable::slot(uint64_t key) const {
-  // Two rounds of multiply and fold (the finaliser of MurmurHash3): neighbouring ids scatter.
-  uint64_t hash = (key ^ (key >> 33)) * 0xff51afd7ed558ccdu;
-  hash = (hash ^ (hash >> 33)) * 0xc4ceb9fe1a85ec53u;
-  size_t at = (hash ^ (hash >> 33)) & mask_;
-  while (slots_[at].key != kNoPair && slots_[at].key != key) at = (at + 1) & mask_;
   return at;
 }
 
-void MergeTable::insert(int32_t left, int32_t right, Merge merge) {
-  const uint64_t key = pair_key(left, right);
-  slots_[slot(key)] = {key, merge};
+std::optional<int32_t> TokenMap::find(std::string_view token) const {
+  const size_t at = slot(token);
+  if (slots_[at] == kEmpty) return std::nullopt;
+  return id(at);
 }
 
-const Merge* MergeTable::find(int32_t left, int32_t right) const {
-  const Slot& found = slots_[slot(pair_key(left, right))];
-  return found.key == kNoPair ? nullptr : &found.merge;
+MergeTable::MergeTable(size_t capacity) : slots_(std::bit_ceil(capacity + capacity / 2 + 2), kEmpty) {
+  merges_.reserve(capacity);
+}
+
+size_t MergeTable::slot(int32_t left, int32_t right) const {
+  const uint64_t key =
+      (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
+  // Two rounds of multiply and fold (the finaliser of MurmurHash3): neighbouring ids scatter.
+  uint64_t hash = (key ^ (key >> 33)) * 0xff51afd7ed558ccdu;
+  hash = (hash ^ (hash >> 33)) * 0xc4ceb9fe1a85ec53u;
+  const size_t mask = slots_.size() - 1;
+  size_t at = (hash ^ (hash >> 33)) & mask;
+  for (; slots_[at] != kEmpty; at = (at + 1) & mask) {
+    const Entry& entry = merges_[slots_[at]];
+    if (entry.left == left && entry.right == right) break;
+  }
+  return at;
+}
+
+void MergeTable::append(int32_t left, int32_t right, int32_t result) {
+  slots_[slot(left, right)] = static_cast<uint32_t>(merges_.size());
+  merges_.push_back({left, right, result});
+}
+
+std::optional<Merge> MergeTable::find(int32_t left, int32_t right) const {
+  const uint32_t rank = slots_[slot(left, right)];
+  if (rank == kEmpty) return std::nullopt;
+  return Merge{rank, merges_[rank].result};
 }
 
 BytePairEncoder::BytePairEncoder(std::array<int32_t, 256> byte_ids, MergeTable merges)
@@ -140,7 +143,7 @@ void BytePairEncoder::push_candidate(Scratch& scratch, int32_t position) const {
   const Scratch::Symbol& left = scratch.symbols[static_cast<size_t>(position)];
   if (left.next < 0) return;
   const int32_t right = scratch.symbols[static_cast<size_t>(left.next)].id;
-  const Merge* merge = merges_.find(left.id, right);
+  const std::optional<Merge> merge = merges_.find(left.id, right);
   if (!merge) return;
   scratch.heap.push_back({merge->rank, position, left.id, right, merge->result});
   std::push_heap(scratch.heap.begin(), scratch.heap.end(), worse);

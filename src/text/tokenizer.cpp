@@ -18,7 +18,7 @@ namespace keysieve {
 namespace {
 
 // The largest vocabularies have about 262,000 tokens; ids are kept well inside int32.
-constexpr size_t kMostTokens = size_t{1} << 24;
+constexpr size_t kMostTokens = TokenMap::kMostTokens;
 
 // Tokens that end a turn or a text, in the families whose tokenizers this room reads.
 constexpr std::array<std::string_view, 9> kEndTokens = {
@@ -69,7 +69,7 @@ MergeTable make_merge_table(const TokenizerSpec& spec, const TokenMap& map, cons
                   "tokens of the vocabulary", "get the file again");
     }
     if (unused[static_cast<size_t>(*result)]) continue;
-    table.insert(*left, *right, {static_cast<uint32_t>(rank), *result});
+    table.append(*left, *right, *result);
   }
   return table;
 }
@@ -165,9 +165,7 @@ struct Tokenizer::Impl {
   std::vector<bool> unused;
   std::vector<bool> special;
   std::vector<bool>
-      never_a_word;   // unused and added tokens: what a word may not become by being spelled like it
-  std::string bytes;  // of all tokens, one after the other
-  std::vector<uint32_t> byte_offset;  // [vocabulary + 1]
+      never_a_word;  // unused and added tokens: what a word may not become by being spelled like it
   BytePairEncoder encoder;
   AddedTokenMatcher added;
   AddedTokenMatcher added_normalized;
@@ -194,12 +192,6 @@ Tokenizer::Impl::Impl(TokenizerSpec&& given)
       encoder(make_byte_ids(spec, map, unused), make_merge_table(spec, map, unused)),
       added(added_tokens_where(spec, false)),
       added_normalized(added_tokens_where(spec, true)) {
-  byte_offset.reserve(spec.tokens.size() + 1);
-  byte_offset.push_back(0);
-  for (const std::string& token : spec.tokens) {
-    append_token_bytes(bytes, token);  // never more bytes than the text has
-    byte_offset.push_back(static_cast<uint32_t>(bytes.size()));
-  }
   for (const AddedToken& token : spec.added_tokens) {
     if (token.special) special[static_cast<size_t>(token.id)] = true;
     never_a_word[static_cast<size_t>(token.id)] = true;
@@ -317,11 +309,10 @@ bool Tokenizer::is_special(int32_t id) const {
   return id >= 0 && id < vocabulary_size() && impl_->special[static_cast<size_t>(id)];
 }
 
-std::string_view Tokenizer::token_bytes(int32_t id) const {
-  if (id < 0 || id >= vocabulary_size()) return {};
-  const auto index = static_cast<size_t>(id);
-  const uint32_t begin = impl_->byte_offset[index];
-  return std::string_view(impl_->bytes).substr(begin, impl_->byte_offset[index + 1] - begin);
+std::string Tokenizer::token_bytes(int32_t id) const {
+  std::string bytes;
+  append_token_bytes(bytes, token_text(id));
+  return bytes;
 }
 
 std::string_view Tokenizer::token_text(int32_t id) const {

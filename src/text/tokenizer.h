@@ -105,7 +105,7 @@ class Tokenizer {
   bool is_special(int32_t id) const;  // false for ids out of range
 
   // The bytes of a token, possibly a part of a character; empty for an id without a token.
-  std::string_view token_bytes(int32_t id) const;
+  std::string token_bytes(int32_t id) const;
   // The token as the file spells it ("Ġthe"); empty for an id without a token.
   std::string_view token_text(int32_t id) const;
   std::optional<int32_t> find_token(std::string_view token_text) const;

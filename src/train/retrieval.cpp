@@ -76,7 +76,7 @@ void mark(std::vector<uint32_t>& marked, size_t at, size_t count) {
 // The first place at or after `at` (within 60 tokens) where a sentence or line has ended.
 size_t after_sentence(const std::vector<int32_t>& tokens, size_t at, const Tokenizer& tokenizer) {
   for (size_t i = std::max<size_t>(at, 1); i < std::min(tokens.size(), at + 60); ++i) {
-    const std::string_view bytes = tokenizer.token_bytes(tokens[i - 1]);
+    const std::string bytes = tokenizer.token_bytes(tokens[i - 1]);
     if (!bytes.empty() && (bytes.back() == '.' || bytes.back() == '\n')) return i;
   }
   return std::min(at, tokens.size());
