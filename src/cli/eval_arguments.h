@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,6 +28,10 @@ struct EvalArguments {
 
 // What a result is of: kind ("ppl"), model, indexer (null: none), kernels, threads.
 Json identity(std::string_view kind, const LanguageModel& model, const EvalSetting& setting);
+
+// What results over `windows` of tokens depend on, for --resume.
+Json question_of(std::string_view kind, const EvalSetting& setting,
+                 std::span<const std::vector<int32_t>> windows);
 
 // --resume
 CLI::Option* add_resume(CLI::App& app, std::string& file);

@@ -7,6 +7,7 @@
 #include "cli/command.h"
 #include "cli/demo_document.h"
 #include "cli/eval_arguments.h"
+#include "core/checksum.h"
 #include "core/file_io.h"
 
 namespace keysieve::cli {
@@ -89,6 +90,17 @@ Json identity(std::string_view kind, const LanguageModel& model, const EvalSetti
                    {"threads", info.threads}};
   if (setting.can(AttentionMode::sparse)) document["indexer"] = setting.indexer_path();
   return document;
+}
+
+Json question_of(std::string_view kind, const EvalSetting& setting,
+                 std::span<const std::vector<int32_t>> windows) {
+  Json question = identity(kind, setting.language_model(), setting);
+  question["setting"] = setting.describe();
+  Checksum tokens;
+  for (const std::vector<int32_t>& window : windows) tokens.add(std::as_bytes(std::span(window)));
+  question["windows"] = windows.size();
+  question["tokens"] = fmt::format("{:016x}", tokens.value());
+  return question;
 }
 
 CLI::Option* add_resume(CLI::App& app, std::string& file) {

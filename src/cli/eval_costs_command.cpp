@@ -13,7 +13,7 @@ class EvalLatencyCommand final : public Command {
   void add_options(CLI::App& app) override {
     app.footer(R"(Examples:
   keysieve eval latency --text book.txt --contexts 2048,8k --budget 512
-  keysieve eval latency --contexts 2k --modes dense,sparse,recent --json
+  keysieve eval latency --contexts 2k --modes dense,sparse,recent --resume latency.part --json
 One run each: close other programs first.)");
     text_.add_text(app);
     add_list(app, "--contexts", contexts_, "positions at the end: the prompt and the tokens decoded")
@@ -21,6 +21,7 @@ One run each: close other programs first.)");
     add_list(app, "--modes", modes_, "dense, sparse, oracle, recent, random, snap-kv, h2o, streaming, quest")
         ->default_str("dense,sparse");
     add_count(app, "--decode", decode_, "tokens to decode at the end")->default_str("32");
+    add_resume(app, resume_);
     arguments_.add(app);
   }
 
@@ -34,6 +35,10 @@ One run each: close other programs first.)");
     size_t longest = 0;
     for (const size_t context : options.contexts) longest = std::max(longest, context);
     const auto windows = token_windows(model.text(), text_.read(), longest - std::min(longest, decode_), 1);
+    Json question = question_of("latency", setting, windows);
+    question["decode"] = decode_;
+    PartialResults partial(resume_, question);
+    options.partial = &partial;
     const InterruptGuard interrupt;
     options.cancel = InterruptGuard::flag();
     Progress progress("latency");
@@ -83,6 +88,7 @@ One run each: close other programs first.)");
   std::vector<std::string> contexts_{"2048"};
   std::vector<std::string> modes_{"dense", "sparse"};
   size_t decode_ = 32;
+  std::string resume_;
   EvalArguments arguments_;
 };
 

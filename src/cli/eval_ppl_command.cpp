@@ -4,7 +4,6 @@
 
 #include "cli/eval_arguments.h"
 #include "cli/interrupt.h"
-#include "core/checksum.h"
 #include "core/file_io.h"
 #include "eval/perplexity.h"
 #include "eval/token_windows.h"
@@ -114,13 +113,8 @@ class EvalPplCommand final : public Command {
   // What the losses depend on.
   static Json question(const EvalSetting& setting, const PerplexityOptions& options,
                        std::span<const std::vector<int32_t>> windows) {
-    Json question = identity("ppl", setting.language_model(), setting);
+    Json question = question_of("ppl", setting, windows);
     question["counted"] = counted_name(options.counted);
-    question["setting"] = setting.describe();
-    Checksum tokens;
-    for (const std::vector<int32_t>& window : windows) tokens.add(std::as_bytes(std::span(window)));
-    question["windows"] = windows.size();
-    question["tokens"] = fmt::format("{:016x}", tokens.value());
     return question;
   }
 
@@ -216,12 +210,13 @@ class EvalAgreementCommand final : public Command {
   void add_options(CLI::App& app) override {
     app.footer(R"(Examples:
   keysieve eval agreement --text book.txt --window 4096 --windows 3 --budget 512
-  keysieve eval agreement --text book.txt --mode recent --json
+  keysieve eval agreement --text book.txt --mode recent --resume agreement.part --json
 Over the last quarter of each window: how often the greedy token is dense attention's, and KL(dense || sparse).)");
     text_.add(app);
     app.add_option("--mode", mode_, "sparse, oracle, recent, random, snap-kv, h2o, streaming or quest")
         ->type_name("MODE")
         ->capture_default_str();
+    add_resume(app, resume_);
     arguments_.add(app);
   }
 
@@ -232,11 +227,14 @@ Over the last quarter of each window: how often the greedy token is dense attent
     setting.require(mode);
     const auto windows =
         token_windows(model.text(), text_.read(), text_.window_tokens(), text_.window_count());
+    PartialResults partial(resume_, question_of("agreement", setting, windows));
+    AgreementOptions options;
+    options.partial = &partial;
     const InterruptGuard interrupt;
+    options.cancel = InterruptGuard::flag();
     Progress progress("agreement");
-    const auto on_progress = [&](size_t done, size_t total) { progress.update(done, total); };
-    const std::optional<AgreementResult> result =
-        run_agreement(setting, mode, windows, InterruptGuard::flag(), on_progress);
+    options.on_progress = [&](size_t done, size_t total) { progress.update(done, total); };
+    const std::optional<AgreementResult> result = run_agreement(setting, mode, windows, options);
     if (!result) {
       print_note("eval agreement: interrupted");
       return kExitInterrupted;
@@ -262,6 +260,7 @@ Over the last quarter of each window: how often the greedy token is dense attent
  private:
   TextArguments text_;
   std::string mode_ = "sparse";
+  std::string resume_;
   EvalArguments arguments_;
 };
 

@@ -39,8 +39,11 @@ void check(const EvalSetting& setting, std::span<const int32_t> tokens, const La
   }
 }
 
-LatencyRow measure(SequenceState& state, std::span<const int32_t> prompt, const LatencyOptions& options,
+LatencyRow measure(SequenceState state, std::span<const int32_t> prompt, const LatencyOptions& options,
                    bool& cancelled) {
+  // Reserves every buffer at its full size before the clock starts.
+  forward(state, prompt.first(1));
+  state.clear();
   LatencyRow row;
   const auto keep_going = [&](size_t) {
     cancelled = options.cancel && options.cancel->load(std::memory_order_relaxed);
@@ -57,12 +60,26 @@ LatencyRow measure(SequenceState& state, std::span<const int32_t> prompt, const 
     forward(state, {&next, 1});
   }
   row.decode_seconds = seconds_since(decode_start);
-  row.prefill_tokens_per_second = static_cast<double>(prompt.size()) / row.prefill_seconds;
-  row.decode_tokens_per_second = static_cast<double>(options.decode_tokens) / row.decode_seconds;
   const uint64_t queries = state.work().queries - before.queries;
   row.decode_positions_read = static_cast<double>(state.work().positions_read - before.positions_read) /
                               static_cast<double>(std::max<uint64_t>(queries, 1));
   return row;
+}
+
+// Timed in an earlier run of the same question.
+bool known_row(const LatencyOptions& options, const std::string& key, LatencyRow& row) {
+  const Json* known = options.partial ? options.partial->find(key) : nullptr;
+  if (known == nullptr) return false;
+  const auto value = [&](const char* name) {
+    if (known->is_object() && known->contains(name) && known->at(name).is_number())
+      return known->at(name).get<double>();
+    throw Error(ErrorKind::format, "partial results", fmt::format("\"{}\" without {}", key, name),
+                "a number");
+  };
+  row.prefill_seconds = value("prefill_seconds");
+  row.decode_seconds = value("decode_seconds");
+  row.decode_positions_read = value("decode_positions_read");
+  return true;
 }
 
 double saved(uint64_t dense, uint64_t sparse) {
@@ -78,16 +95,24 @@ std::optional<std::vector<LatencyRow>> run_latency(const EvalSetting& setting,
   std::vector<LatencyRow> rows;
   for (const size_t context : options.contexts) {
     for (const AttentionMode mode : options.modes) {
-      SequenceState state = setting.sequence(mode, context);
-      // Reserves every buffer at its full size before the clock starts.
-      forward(state, tokens.first(1));
-      state.clear();
-      bool cancelled = false;
-      LatencyRow row = measure(state, tokens.first(context - options.decode_tokens), options, cancelled);
-      if (cancelled) return std::nullopt;
+      const auto prompt = tokens.first(context - options.decode_tokens);
+      LatencyRow row;
+      const std::string key = fmt::format("{} {} {}", context, to_string(mode), setting.budget(mode));
+      if (!known_row(options, key, row)) {
+        bool cancelled = false;
+        row = measure(setting.sequence(mode, context), prompt, options, cancelled);
+        if (cancelled) return std::nullopt;
+        if (options.partial) {
+          options.partial->put(key, {{"prefill_seconds", row.prefill_seconds},
+                                     {"decode_seconds", row.decode_seconds},
+                                     {"decode_positions_read", row.decode_positions_read}});
+        }
+      }
       row.context = context;
       row.budget = setting.budget(mode);
       row.mode = mode;
+      row.prefill_tokens_per_second = static_cast<double>(prompt.size()) / row.prefill_seconds;
+      row.decode_tokens_per_second = static_cast<double>(options.decode_tokens) / row.decode_seconds;
       rows.push_back(row);
       if (options.on_progress)
         options.on_progress(rows.size(), options.contexts.size() * options.modes.size());

@@ -10,13 +10,15 @@
 
 #include "cache/kv_cache.h"
 #include "eval/attention_mode.h"
+#include "eval/partial_results.h"
 
 namespace keysieve {
 
 struct LatencyOptions {
   std::vector<size_t> contexts{4096};
   std::vector<AttentionMode> modes;
-  size_t decode_tokens = 32;  // the last of each context
+  size_t decode_tokens = 32;          // the last of each context
+  PartialResults* partial = nullptr;  // what is done already, and where to put the rest
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(size_t done, size_t total)> on_progress = {};  // runs: contexts x modes
 };
@@ -34,6 +36,7 @@ struct LatencyRow {
 
 // Times the prompt and then greedy decoding at the end of each context. `tokens` must hold the longest
 // context. One run each; compare runs of one call, on a machine that does nothing else. nullopt: cancelled.
+// Rows that partial results hold were timed when they were made.
 // Throws Error{mismatch} for too few tokens or a context longer than the model's, Error{usage} for a context
 // not longer than decode_tokens, and as EvalSetting::require.
 std::optional<std::vector<LatencyRow>> run_latency(const EvalSetting& setting,

@@ -176,15 +176,21 @@ std::optional<PerplexityResult> run_perplexity(const EvalSetting& setting,
   return result;
 }
 
-std::optional<AgreementResult> run_agreement(
-    const EvalSetting& setting, AttentionMode mode, std::span<const std::vector<int32_t>> windows,
-    const std::atomic<bool>* cancel, const std::function<void(size_t done, size_t total)>& on_progress) {
-  if (windows.empty()) throw Error(ErrorKind::usage, "agreement", "no windows", "at least one");
-  size_t longest = 0;
-  for (const std::vector<int32_t>& window : windows) longest = std::max(longest, window.size());
-  SequenceState dense = setting.sequence(AttentionMode::dense, longest);
-  SequenceState other = setting.sequence(mode, longest);
-  AgreementResult result;
+namespace {
+
+// Sums over the counted positions of one window.
+struct WindowAgreement {
+  double kl_sum = 0;
+  double kl_max = 0;
+  size_t same = 0;
+  size_t tokens = 0;
+};
+
+// Two sequences over the same tokens, some rows of logits at a time. nullopt: cancelled.
+std::optional<WindowAgreement> compare_window(SequenceState& dense, SequenceState& other,
+                                              std::span<const int32_t> window,
+                                              const std::atomic<bool>* cancel) {
+  WindowAgreement sums;
   std::vector<float> dense_rows;
   ForwardOptions keep;
   keep.logits = Logits::all;
@@ -200,30 +206,73 @@ std::optional<AgreementResult> run_agreement(
       const std::span<const float> p(dense_rows.data() + weighed * vocabulary, vocabulary);
       const std::span<const float> q = values.subspan(r * vocabulary, vocabulary);
       const double kl = kl_divergence(p, q);
-      result.kl_mean += kl;
-      result.kl_max = std::max(result.kl_max, kl);
-      result.top1_agreement += greedy_choice(p) == greedy_choice(q) ? 1 : 0;
-      ++result.tokens;
+      sums.kl_sum += kl;
+      sums.kl_max = std::max(sums.kl_max, kl);
+      sums.same += greedy_choice(p) == greedy_choice(q) ? 1 : 0;
+      ++sums.tokens;
     }
   };
-  for (size_t w = 0; w < windows.size(); ++w) {
-    const std::span<const int32_t> window(windows[w]);
-    const size_t first = last_quarter(window);
-    if (!feed_context(dense, window, first, cancel) || !feed_context(other, window, first, cancel)) {
+  const size_t first = last_quarter(window);
+  if (!feed_context(dense, window, first, cancel) || !feed_context(other, window, first, cancel)) {
+    return std::nullopt;
+  }
+  for (size_t at = first - 1; at + 1 < window.size(); at += kRowsSideBySide) {
+    const auto part = window.subspan(at, std::min(kRowsSideBySide, window.size() - 1 - at));
+    dense_rows.clear();
+    weighed = 0;
+    if (!feed_counted(dense, part, keep, cancel) || !feed_counted(other, part, weigh, cancel)) {
       return std::nullopt;
     }
-    for (size_t at = first - 1; at + 1 < window.size(); at += kRowsSideBySide) {
-      const auto part = window.subspan(at, std::min(kRowsSideBySide, window.size() - 1 - at));
-      dense_rows.clear();
-      weighed = 0;
-      if (!feed_counted(dense, part, keep, cancel) || !feed_counted(other, part, weigh, cancel)) {
-        return std::nullopt;
+  }
+  return sums;
+}
+
+std::optional<WindowAgreement> known_window(const PartialResults* partial, const std::string& key) {
+  const Json* known = partial ? partial->find(key) : nullptr;
+  if (known == nullptr) return std::nullopt;
+  const auto number = [&](const char* name) {
+    return known->is_object() && known->contains(name) && known->at(name).is_number();
+  };
+  if (!number("kl_sum") || !number("kl_max") || !number("same") || !number("tokens")) {
+    throw Error(ErrorKind::format, "partial results", "\"" + key + "\"", "kl_sum, kl_max, same and tokens");
+  }
+  return WindowAgreement{known->at("kl_sum").get<double>(), known->at("kl_max").get<double>(),
+                         known->at("same").get<size_t>(), known->at("tokens").get<size_t>()};
+}
+
+}  // namespace
+
+std::optional<AgreementResult> run_agreement(const EvalSetting& setting, AttentionMode mode,
+                                             std::span<const std::vector<int32_t>> windows,
+                                             const AgreementOptions& options) {
+  if (windows.empty()) throw Error(ErrorKind::usage, "agreement", "no windows", "at least one");
+  size_t longest = 0;
+  for (const std::vector<int32_t>& window : windows) longest = std::max(longest, window.size());
+  SequenceState dense = setting.sequence(AttentionMode::dense, longest);
+  SequenceState other = setting.sequence(mode, longest);
+  AgreementResult result;
+  size_t same = 0;
+  for (size_t w = 0; w < windows.size(); ++w) {
+    const std::string key = fmt::format("{} {} window {}", to_string(mode), setting.budget(mode), w);
+    std::optional<WindowAgreement> sums = known_window(options.partial, key);
+    if (!sums) {
+      sums = compare_window(dense, other, windows[w], options.cancel);
+      if (!sums) return std::nullopt;
+      if (options.partial) {
+        options.partial->put(key, {{"kl_sum", sums->kl_sum},
+                                   {"kl_max", sums->kl_max},
+                                   {"same", sums->same},
+                                   {"tokens", sums->tokens}});
       }
     }
-    if (on_progress) on_progress(w + 1, windows.size());
+    result.kl_mean += sums->kl_sum;
+    result.kl_max = std::max(result.kl_max, sums->kl_max);
+    same += sums->same;
+    result.tokens += sums->tokens;
+    if (options.on_progress) options.on_progress(w + 1, windows.size());
   }
   result.kl_mean /= static_cast<double>(result.tokens);
-  result.top1_agreement /= static_cast<double>(result.tokens);
+  result.top1_agreement = static_cast<double>(same) / static_cast<double>(result.tokens);
   return result;
 }
 

@@ -56,6 +56,12 @@ std::optional<PerplexityResult> run_perplexity(const EvalSetting& setting,
                                                std::span<const std::vector<int32_t>> windows,
                                                const PerplexityOptions& options);
 
+struct AgreementOptions {
+  PartialResults* partial = nullptr;  // what is done already, and where to put the rest
+  const std::atomic<bool>* cancel = nullptr;
+  std::function<void(size_t done, size_t total)> on_progress = {};  // windows
+};
+
 struct AgreementResult {
   double top1_agreement = 0;  // share of positions with the same greedy choice
   double kl_mean = 0;         // KL(dense || mode), nats
@@ -64,9 +70,10 @@ struct AgreementResult {
 };
 
 // How far a mode's next-token distributions are from dense attention's, over the last quarter of each window.
-// Both run side by side, 64 tokens at a time, so that no more than 64 rows of logits are held.
-std::optional<AgreementResult> run_agreement(
-    const EvalSetting& setting, AttentionMode mode, std::span<const std::vector<int32_t>> windows,
-    const std::atomic<bool>* cancel, const std::function<void(size_t done, size_t total)>& on_progress);
+// Both run side by side, 64 tokens at a time, so that no more than 64 rows of logits are held. nullopt:
+// cancelled. Throws Error{usage} for no windows, and as EvalSetting::require.
+std::optional<AgreementResult> run_agreement(const EvalSetting& setting, AttentionMode mode,
+                                             std::span<const std::vector<int32_t>> windows,
+                                             const AgreementOptions& options);
 
 }  // namespace keysieve

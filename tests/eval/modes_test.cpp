@@ -256,7 +256,7 @@ TEST_F(Perplexity, NothingIsLostWithinTheBudget) {
   for (const PerplexityRow& row : short_of->rows) {
     EXPECT_GT(std::abs(row.delta_percent), 1e-2) << to_string(row.mode);
   }
-  const auto agreement = run_agreement(setting, AttentionMode::sparse, windows(), nullptr, {});
+  const auto agreement = run_agreement(setting, AttentionMode::sparse, windows(), {});
   ASSERT_TRUE(agreement);
   EXPECT_EQ(agreement->top1_agreement, 1.0);
   EXPECT_EQ(agreement->kl_mean, 0.0);
@@ -266,7 +266,7 @@ TEST_F(Perplexity, NothingIsLostWithinTheBudget) {
 TEST_F(Perplexity, AgreementFallsWithTheBudget) {
   const auto at = [&](size_t budget) {
     const EvalSetting setting(model_, sparse(budget));
-    return run_agreement(setting, AttentionMode::sparse, windows(), nullptr, {})->kl_mean;
+    return run_agreement(setting, AttentionMode::sparse, windows(), {})->kl_mean;
   };
   EXPECT_GT(at(12), at(100));
   EXPECT_GT(at(100), 0);

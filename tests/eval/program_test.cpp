@@ -162,6 +162,40 @@ TEST_F(Program, PerplexityAtSeveralBudgetsGoesOnWhereItWas) {
   EXPECT_EQ(run(command + " --resume '" + part + "'").status, 1);
 }
 
+TEST_F(Program, AgreementAndLatencyGoOnWhereTheyWere) {
+  const std::string part = (folder_.path() / "agreement.part").string();
+  const std::string agreement =
+      "eval agreement" + indexed("--text '" + text_ + "' --window 256 --windows 2 ");
+  const Json once = json(agreement);
+  EXPECT_EQ(json(agreement + " --resume '" + part + "'"), once);
+  Json file = read_json_file(part);
+  ASSERT_EQ(file.at("results").size(), 2u);
+  Json::iterator first = file.at("results").begin();
+  first.value().at("kl_sum") = 64000.0;
+  file.at("results").erase(std::next(first));
+  folder_.write("agreement.part", file.dump());
+  const Json resumed = json(agreement + " --resume '" + part + "'");
+  EXPECT_GT(resumed.at("kl_mean"), 500);
+  EXPECT_EQ(resumed.at("top1_agreement"), once.at("top1_agreement"));
+  const std::string other =
+      indexed("--text '" + text_ + "' --window 200 --windows 2 --resume '" + part + "' ");
+  EXPECT_EQ(run("eval agreement" + other).status, 1);  // another question
+
+  const std::string times = (folder_.path() / "latency.part").string();
+  const std::string latency =
+      "eval latency" +
+      indexed("--text '" + text_ + "' --contexts 128,256 --decode 8 --resume '" + times + "' ");
+  ASSERT_EQ(json(latency).at("rows").size(), 4u);
+  file = read_json_file(times);
+  ASSERT_EQ(file.at("results").size(), 4u);
+  for (Json& row : file.at("results")) row.at("decode_seconds") = 16.0;
+  folder_.write("latency.part", file.dump());
+  for (const Json& row : json(latency).at("rows")) EXPECT_EQ(row.at("decode_tokens_per_second"), 0.5);
+  file.at("results").begin().value() = 1;
+  folder_.write("latency.part", file.dump());
+  EXPECT_EQ(run(latency).status, 1);
+}
+
 // llama.cpp's windows: the whole text one after another, of each the second half but its first token.
 TEST_F(Program, PerplexityAsLlamaCppCountsIt) {
   const std::string like = "eval ppl --dense --text '" + text_ + "' --like llama-perplexity";
