@@ -41,6 +41,10 @@ struct SessionOptions {
   std::optional<size_t>
       recent;  // last positions always read, the query's own included; nullopt: the indexer's own
   SelectionMode selection = SelectionMode::from_indexer;
+  // A query with more candidates than the budget reads only the fewest positions that the indexer expects to
+  // carry this share of its attention, at most the budget. 1: always the budget. Less needs a native indexer;
+  // what a fixed cache keeps is not touched.
+  double mass = 1;
   CacheKind cache = CacheKind::full;
   // tiered: a folder for the cold store, on a disk with room for every key and value of the context. Its file
   // has no name and ends with the session or the process. Empty: the store is in RAM.

@@ -72,6 +72,7 @@ SessionOptions EvalArguments::session_options(const LanguageModel& language_mode
   SessionOptions options = given.session_options(language_model);
   if (sparse.budget != 0) options.budget = sparse.budget;  // the baselines need no indexer
   if (!options.indexer) {
+    options.mass = sparse.mass;
     options.sinks = sparse.sinks;
     options.recent = sparse.recent;
     if (sparse.selection == "shared") options.selection = SelectionMode::shared;

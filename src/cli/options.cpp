@@ -135,6 +135,10 @@ void SparseArguments::add(CLI::App& app, Aliases aliases, Selection takes) {
             "positions each query may read, sinks and recent included; without it, the indexer's own");
   add_count(app, "--sinks", sinks, "positions always read at the start; without it, the indexer's own");
   add_count(app, "--recent", recent, "positions always read at the end; without it, the indexer's own");
+  add_number(
+      app, "--mass", mass,
+      "read only as many positions as the indexer expects to carry this share of attention, at most the "
+      "budget; 1 (the default): always the budget");
   const auto parse_selection = [this, takes](const CLI::results_t& given) {
     for (const std::string& value : given) {
       if (value == "shared" || value == "per-group") {
@@ -228,6 +232,7 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
   options.budget = budget;
   options.sinks = sinks;
   options.recent = recent;
+  options.mass = mass;
   if (selection == "shared") options.selection = SelectionMode::shared;
   if (selection == "per-group") options.selection = SelectionMode::per_group;
   if (cache == "fixed") options.cache = CacheKind::fixed;

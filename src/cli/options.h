@@ -37,6 +37,7 @@ struct SparseArguments {
   size_t budget = 0;
   std::optional<size_t> sinks;
   std::optional<size_t> recent;
+  float mass = 1;
   std::string selection;       // empty, "shared" or "per-group"
   std::string selection_file;  // where --selection may also name a file
   std::string cache = "full";

@@ -32,6 +32,12 @@ bool is_cache_rule(AttentionMode mode) {
          mode == AttentionMode::streaming;
 }
 
+// The published rules know no share of attention to stop at.
+SelectionPolicy whole_budget(SelectionPolicy policy) {
+  policy.mass = 1;
+  return policy;
+}
+
 }  // namespace
 
 std::string_view to_string(AttentionMode mode) { return kNames[static_cast<size_t>(mode)]; }
@@ -66,6 +72,7 @@ Json EvalSetting::describe() const {
                {"recent", policy_.recent},
                {"per_group", policy_.scope == SelectionScope::per_group},
                {"query_block", policy_.query_block},
+               {"mass", policy_.mass},
                {"cache", static_cast<int>(sparse_.cache)},
                {"voters", sparse_.voters},
                {"prune", static_cast<int>(sparse_.prune)},
@@ -105,9 +112,9 @@ std::shared_ptr<KeySelector> EvalSetting::selector(AttentionMode mode) const {
     case AttentionMode::random:
       return std::make_shared<RandomSelector>(policy_, kv_heads, 1);
     case AttentionMode::snap_kv:
-      return std::make_shared<SnapKvSelector>(make_oracle_selector(*model(), policy_));
+      return std::make_shared<SnapKvSelector>(make_oracle_selector(*model(), whole_budget(policy_)));
     case AttentionMode::heavy_hitters:
-      return std::make_shared<HeavyHitterSelector>(make_oracle_selector(*model(), policy_));
+      return std::make_shared<HeavyHitterSelector>(make_oracle_selector(*model(), whole_budget(policy_)));
     case AttentionMode::streaming:
       return std::make_shared<RecentSelector>(policy_, kv_heads);
     case AttentionMode::quest:

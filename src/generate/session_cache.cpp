@@ -43,6 +43,7 @@ SelectionPolicy selection_policy(const SessionOptions& options) {
   }
   if (options.sinks) policy.sinks = *options.sinks;
   if (options.recent) policy.recent = *options.recent;
+  policy.mass = options.mass;
   if (options.selection == SelectionMode::shared) policy.scope = SelectionScope::shared;
   if (options.selection == SelectionMode::per_group) policy.scope = SelectionScope::per_group;
   return policy;

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <functional>
 #include <numeric>
 #include <utility>
 
@@ -26,6 +28,9 @@ void SelectionPolicy::validate() const {
                   "raise --budget, or lower --sinks or --recent");
     }
   };
+  if (!(mass > 0 && mass <= 1)) {
+    throw Error(ErrorKind::usage, "mass", fmt::format("{}", mass), "more than 0 and at most 1");
+  }
   if (query_block == 0) throw Error(ErrorKind::usage, "query block", "0", "at least 1");
   check(budget, false);
   for (const size_t value : budgets) check(value, true);
@@ -86,6 +91,7 @@ void ScoringSelector::prepare(const LayerQuery&, size_t, KernelContext&) {}
 
 void ScoringSelector::reserve_workers(const LayerQuery& query, const KernelContext& context) {
   worker_scores_.resize(std::max(worker_scores_.size(), static_cast<size_t>(context.threads.count())));
+  worker_values_.resize(worker_scores_.size());
   // Grown with room to spare: a decode step adds one slot, and must not allocate each time.
   const size_t needed = round_up_to_block(query.slots());
   for (std::vector<float>& scores : worker_scores_) {
@@ -152,6 +158,7 @@ void ScoringSelector::select_block(const LayerQuery& query, QueryBlock block, si
   const size_t best = budget - policy_.sinks - (query.candidates(last) - middle_end);
   std::iota(row, row + policy_.sinks, uint32_t{0});
   uint32_t* middle = row + policy_.sinks;
+  size_t kept = best;
   if (best != 0) {
     float* scores = worker_scores_[static_cast<size_t>(worker)].data();
     for (size_t i = block.first; i <= last; ++i) {
@@ -160,13 +167,81 @@ void ScoringSelector::select_block(const LayerQuery& query, QueryBlock block, si
     context.kernels.top_k(middle, scores + policy_.sinks, middle_end - policy_.sinks, best, context.scratch,
                           worker);
     for (size_t i = 0; i < best; ++i) middle[i] += static_cast<uint32_t>(policy_.sinks);
+    if (policy_.mass < 1) kept = keep_mass(middle, best, scores, middle_end, candidates, worker);
   }
-  std::iota(middle + best, row + budget, static_cast<uint32_t>(middle_end));
+  const size_t read = budget - (best - kept);
+  std::iota(middle + kept, row + read, static_cast<uint32_t>(middle_end));
   for (size_t i = block.first; i <= last; ++i) {
-    const size_t count = budget - (last - i);
+    const size_t count = read - (last - i);
     if (i != last) std::copy_n(row, count, out.row(i, group));
     out.count(i, group) = static_cast<uint32_t>(count);
   }
+}
+
+namespace {
+
+// In eight sums side by side, which the compiler puts into vectors.
+double sum_of(const float* values, size_t count) {
+  std::array<double, 8> sums{};
+  size_t i = 0;
+  for (; i + sums.size() <= count; i += sums.size()) {
+    for (size_t lane = 0; lane < sums.size(); ++lane) sums[lane] += values[i + lane];
+  }
+  for (; i < count; ++i) sums[0] += values[i];
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+// How many of the largest values it takes to reach `wanted`; puts the last of these at that place (counted
+// from 1). All of them where all are not enough. Halving, not sorting: 1,000 values in 6 microseconds instead
+// of 80, and there is one such choice for each layer, set and block of queries.
+size_t fewest_to_reach(std::span<float> values, double wanted) {
+  size_t begin = 0, end = values.size();
+  while (begin < end) {
+    const size_t middle = (begin + end) / 2;
+    const auto at = [&values](size_t i) { return values.begin() + static_cast<std::ptrdiff_t>(i); };
+    std::nth_element(at(begin), at(middle), at(end), std::greater<>());
+    const double sum = sum_of(values.data() + begin, middle + 1 - begin);
+    if (sum >= wanted) {
+      end = middle;
+    } else {
+      wanted -= sum;
+      begin = middle + 1;
+    }
+  }
+  return std::min(begin + 1, values.size());
+}
+
+}  // namespace
+
+size_t ScoringSelector::keep_mass(uint32_t* middle, size_t count, const float* scores, size_t middle_end,
+                                  size_t candidates, int worker) {
+  const double always = sum_of(scores, policy_.sinks) + sum_of(scores + middle_end, candidates - middle_end);
+  const double all = always + sum_of(scores + policy_.sinks, middle_end - policy_.sinks);
+  if (always >= policy_.mass * all) return 0;
+  std::vector<float>& values = worker_values_[static_cast<size_t>(worker)];
+  values.resize(count);
+  for (size_t i = 0; i < count; ++i) values[i] = scores[middle[i]];
+  const size_t kept = fewest_to_reach(values, policy_.mass * all - always);
+  if (kept == count) return count;
+  // The slots are ascending and stay so; of equal scores the later slots are read.
+  const float least = values[kept - 1];
+  size_t above = 0, equal = 0;
+  for (const float value : values) {
+    above += value > least;
+    equal += value == least;
+  }
+  size_t passed_over = equal - (kept - above);
+  size_t out = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const float score = scores[middle[i]];
+    if (score < least) continue;
+    if (score == least && passed_over > 0) {
+      --passed_over;
+      continue;
+    }
+    middle[out++] = middle[i];
+  }
+  return out;
 }
 
 void ScoringSelector::scores(float* out, const LayerQuery& query, size_t voters, KernelContext& context) {

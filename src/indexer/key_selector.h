@@ -22,9 +22,14 @@ struct SelectionPolicy {
   // Neighbouring queries of a prompt that choose together: one set for all of them, by the sum of their
   // scores. 1: each for itself. Blocks start at positions that are multiples of it.
   size_t query_block = 1;
+  // A query with more candidates than the budget reads only the fewest positions that are expected to carry
+  // this share of its attention, at most the budget. 1: always the budget. For scores that are shares of
+  // attention (IndexCombine::softmax_sum).
+  double mass = 1;
 
   size_t layer_budget(size_t layer) const { return layer < budgets.size() ? budgets[layer] : budget; }
-  // Throws Error{usage} for a budget of 0 (not in `budgets`) and for sinks + recent > a budget.
+  // Throws Error{usage} for a budget of 0 (not in `budgets`), for sinks + recent > a budget, and for a mass
+  // that is not above 0 and at most 1.
   void validate() const;
   static SelectionPolicy from(const IndexerConfig& config);
 };
@@ -128,6 +133,10 @@ class ScoringSelector : public KeySelector {
     size_t first;
     size_t count;
   };
+  // How many of the `count` best middle slots it takes to reach the policy's mass, given that the slots from
+  // `middle_end` on and the sinks are read; leaves these in front, ascending.
+  size_t keep_mass(uint32_t* middle, size_t count, const float* scores, size_t middle_end, size_t candidates,
+                   int worker);
   std::vector<QueryBlock> blocks_of(const LayerQuery& query) const;
   void select_block(const LayerQuery& query, QueryBlock block, size_t group, KernelContext& context,
                     int worker, SelectionBuffer& out);
@@ -136,6 +145,7 @@ class ScoringSelector : public KeySelector {
   SelectionPolicy policy_;
   size_t groups_;
   std::vector<std::vector<float>> worker_scores_;  // [threads][slots rounded up to 16]
+  std::vector<std::vector<float>> worker_values_;  // [threads][budget], of keep_mass()
 };
 
 }  // namespace keysieve

@@ -21,6 +21,17 @@ size_t groups_for(const Indexer& indexer, const SelectionPolicy& policy) {
 // Baselines give each query the best their rule has: a set of its own.
 SelectionPolicy alone(SelectionPolicy policy) {
   policy.query_block = 1;
+  policy.mass = 1;
+  return policy;
+}
+
+// A share of attention can only be told from scores that are shares.
+const SelectionPolicy& checked(const Indexer& indexer, const SelectionPolicy& policy) {
+  if (policy.mass < 1 && indexer.config().combine != IndexCombine::softmax_sum) {
+    throw Error(ErrorKind::usage, "mass", fmt::format("{}", policy.mass),
+                "1 with this indexer: its scores are no shares of attention",
+                "use --budget, or an indexer from keysieve calibrate or train");
+  }
   return policy;
 }
 
@@ -35,7 +46,8 @@ uint64_t mix(uint64_t state) {
 }  // namespace
 
 LearnedSelector::LearnedSelector(std::shared_ptr<const Indexer> indexer, const SelectionPolicy& policy)
-    : ScoringSelector(policy, groups_for(*indexer, policy)), indexer_(std::move(indexer)) {}
+    : ScoringSelector(checked(*indexer, policy), groups_for(*indexer, policy)),
+      indexer_(std::move(indexer)) {}
 
 KeySelector::KeyShape LearnedSelector::key_shape() const {
   return {indexer_->key_heads(), indexer_->dim(), indexer_->config().key_type(), indexer_->heads()};

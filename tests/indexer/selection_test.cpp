@@ -145,6 +145,60 @@ TEST(ScoringSelector, NeighboursChooseTogether) {
   }
 }
 
+// Scores that are shares of attention: a few slots carry most of it.
+class ShareSelector final : public ScoringSelector {
+ public:
+  explicit ShareSelector(const SelectionPolicy& policy) : ScoringSelector(policy, 1) {}
+  static float value(size_t slot) { return 1.0f / static_cast<float>(1 + (slot * 37) % 101); }
+
+ protected:
+  void score(float* out, const LayerQuery& query, size_t index, size_t, bool accumulate, KernelContext&,
+             int) override {
+    for (size_t s = 0; s < query.candidates(index); ++s) out[s] = (accumulate ? out[s] : 0.0f) + value(s);
+  }
+};
+
+TEST(ScoringSelector, ReadsTheFewestSlotsThatCarryTheMass) {
+  const size_t first = 150, tokens = 8;
+  std::vector<int32_t> positions(tokens);
+  std::iota(positions.begin(), positions.end(), static_cast<int32_t>(first));
+  const LayerQuery query{
+      0, {nullptr, nullptr, nullptr, positions.data(), tokens}, first, {}, {}, nullptr, nullptr};
+  size_t read_before = 0;
+  for (const double mass : {0.2, 0.5, 0.7, 0.9, 1.0}) {
+    for (const size_t query_block : {1, 4}) {
+      const SelectionPolicy policy{
+          .budget = 100, .budgets = {}, .sinks = 2, .recent = 6, .query_block = query_block, .mass = mass};
+      Bench bench;
+      ShareSelector selector(policy);
+      SelectionBuffer buffer;
+      ASSERT_TRUE(selector.select(query, bench.context, buffer));
+      for (size_t i = 0; i < tokens; ++i) {
+        const auto slots = buffer.slots(i, 0);
+        ASSERT_TRUE(std::is_sorted(slots.begin(), slots.end()));
+        ASSERT_LE(slots.size(), 100u);
+        const std::vector<uint32_t> read(slots.begin(), slots.end());
+        for (const uint32_t always : {0u, 1u}) EXPECT_EQ(read[always], always);
+        EXPECT_EQ(read.back(), first + i);
+        double carried = 0, all = 0, least = 1;
+        for (size_t s = 0; s <= first + i; ++s) all += ShareSelector::value(s);
+        for (const uint32_t s : read) {
+          carried += ShareSelector::value(s);
+          if (s >= 2 && s + 10 < first + i) least = std::min<double>(least, ShareSelector::value(s));
+        }
+        if (query_block > 1 || mass == 1) continue;
+        EXPECT_TRUE(carried >= mass * all - 1e-6 || read.size() == 100) << mass;
+        if (read.size() > 8) EXPECT_LT(carried - least, mass * all) << mass;  // none too many
+      }
+      if (query_block == 1) {
+        EXPECT_GT(buffer.slots(7, 0).size(), read_before);
+        read_before = buffer.slots(7, 0).size();
+      }
+    }
+  }
+  EXPECT_EQ(read_before, 100u);
+}
+
 TEST(ScoringSelector, BudgetsDifferByLayer) {
   Bench bench;
   TableSelector selector({.budget = 8, .budgets = {0, 5}, .sinks = 1, .recent = 1}, 1);
@@ -195,6 +249,11 @@ TEST(SelectionPolicy, RefusesWhatCannotBeKept) {
               SelectionPolicy{.budget = 20, .budgets = {}, .sinks = SIZE_MAX, .recent = 8}.validate();
             }).first,
             ErrorKind::usage);
+  for (const double mass : {0.0, -1.0, 1.5, std::nan("")}) {
+    EXPECT_EQ(
+        error_of([mass] { SelectionPolicy{.budget = 12, .budgets = {}, .mass = mass}.validate(); }).first,
+        ErrorKind::usage);
+  }
   SelectionPolicy{.budget = 12, .budgets = {0}, .sinks = 4, .recent = 8}.validate();
 }
 
