@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Regenerates docs/results/: one evaluation a part, baselines first, parts that are done left alone.
 
+`--tables` writes the tables of docs/results.md from these files.
 A part is one command of build/keysieve and one JSON file that holds the command, the machine, the date and what the
 command printed. A part that was stopped goes on where it was (--resume). `keysieve report docs/results/*.json` makes
 the page of them.
@@ -14,6 +15,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import result_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b"
@@ -53,28 +56,35 @@ def memory(model, budget, *more):
     return Part(f"memory-{model}", ("memory", "--model", model, "--budget", str(budget), *more), resumes=False)
 
 
+def latency(model, contexts, budget):
+    return Part(f"latency-{model}", ("latency", "--model", model, "--text", "{books}", "--contexts", contexts,
+                                     "--budget", str(budget), "--indexer", "auto"))
+
+
 def parts():
     """By what they tell for their time: the quick and the most asked for first."""
-    yield gsm8k(LARGE, 100, "--dense")
-    yield gsm8k(LARGE, 100, "--budget", "512")
-    yield gsm8k(LARGE, 100, "--budget", "256")
-    yield needle(LARGE, 30000, 5, "256,512", "sparse")
-    yield ppl(SMALL, 4096, 8, BUDGETS)
-    yield needle(SMALL, 4096, 20, BUDGETS)
+    for mode in (["--dense"], ["--budget", "512"], ["--budget", "256"]):
+        yield gsm8k(LARGE, 100, *mode)
     yield memory(SMALL, 512)
     yield memory(LARGE, 512, "--contexts", "4k,8k,16k,32k")
-    yield ppl(LARGE, 4096, 8, BUDGETS)
-    yield needle(LARGE, 4096, 20, BUDGETS)
-    yield ppl(SMALL, 8192, 8, BUDGETS)
-    yield needle(SMALL, 8192, 20, BUDGETS)
-    for form in ("words", "pairs", "two"):
-        for model in (SMALL, LARGE):
-            yield needle(model, 4096, 20, "256", NEEDLE_MODES, f"--form {form}")
-    yield needle(LARGE, 8192, 10, BUDGETS)
-    yield ppl(LARGE, 8192, 4, BUDGETS)
-    yield needle(LARGE, 16384, 6, "512,1024,2048", "dense,sparse,oracle,recent")
-    yield needle(LARGE, 30000, 5, "1024,2048", "dense,recent", "--seed 1")
-    yield ppl(LARGE, 16384, 2, "512,1024,2048")
+    for model in (SMALL, LARGE):
+        yield ppl(model, 4096, 8, BUDGETS)
+        yield needle(model, 4096, 40, "128,256")
+    yield needle(LARGE, 30000, 5, "256,512", "sparse")
+    yield needle(LARGE, 30000, 4, "2048", "dense,sparse", "--protocol after --cache tiered")
+    yield needle(LARGE, 16384, 4, "1024", "sparse,snap-kv,h2o,streaming", "--protocol after --cache fixed")
+    yield ppl(SMALL, 8192, 4, "512,1024,2048")
+    for model in (SMALL, LARGE):
+        for form in ("words", "pairs", "two"):
+            yield needle(model, 4096, 10, "256", "dense,sparse,oracle,recent", f"--form {form}")
+    yield Part(f"needle-card-{LARGE}", ("needle", "--model", LARGE, "--haystack", "{books}", "--contexts", "2k,4k,8k,16k,30k",
+                                        "--trials", "3", "--budget", "512", "--indexer", "auto", "--modes", "sparse"))
+    yield needle(LARGE, 16384, 5, "512", "dense,sparse,recent")
+    yield needle(SMALL, 8192, 8, "256,1024")
+    yield ppl(LARGE, 8192, 2, "512,1024,2048")
+    yield ppl(LARGE, 30000, 1, "1024,2048", "recent,random")
+    yield latency(SMALL, "512,2048,4096,8000", 512)
+    yield latency(LARGE, "512,4096,16000,30000", 1024)
     for model in (SMALL, LARGE):
         yield Part(f"ppl-rules-{model}-4096",
                    ("ppl", "--model", model, "--text", "{books}", "--window", "4096", "--windows", "4", "--budgets", "256,512",
@@ -138,14 +148,19 @@ def run(part, options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--program", type=Path, default=ROOT / "build" / "keysieve")
-    parser.add_argument("--books", type=Path, required=True, help="a folder of plain texts, *.txt")
+    parser.add_argument("--books", type=Path, help="a folder of plain texts, *.txt")
     parser.add_argument("--gsm8k", type=Path, default=Path("gsm8k"), help="a folder with train.jsonl and test.jsonl")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--partial", type=Path, default=ROOT / ".cache" / "results")
     parser.add_argument("--only", default="", help="parts whose name contains this")
     parser.add_argument("--no-indexer", action="store_true", help="leave out what needs an indexer")
+    parser.add_argument("--tables", action="store_true", help="write the tables of docs/results.md and do nothing else")
     parser.add_argument("--list", action="store_true", help="name the parts and whether they are done")
     options = parser.parse_args()
+    if options.tables:
+        return result_tables.write(ROOT / "docs" / "results.md", options.out)
+    if options.books is None and not options.list:
+        parser.error("name a folder of texts with --books")
     options.out.mkdir(parents=True, exist_ok=True)
     options.partial.mkdir(parents=True, exist_ok=True)
     chosen = [part for part in parts()
