@@ -174,6 +174,19 @@ TEST_F(Generate, SparseReadsTheBudget) {
   EXPECT_LT(fixed["memory"]["kv_hot_bytes"], json["memory"]["kv_hot_bytes"]);
 }
 
+TEST_F(Generate, MassReadsNoMoreThanItTakes) {
+  const auto ask = [&](const char* mass) {
+    return run(on_tiny("generate", {"--prompt", std::string(100, 'a'), "--indexer", indexer_, "--budget",
+                                    "90", "--mass", mass, "--max-tokens", "5", "--ignore-eos", "--json"}));
+  };
+  const double half = json_of(ask("0.5"))["decode"]["positions_read"].get<double>();
+  EXPECT_GE(half, 10);  // sinks and recent
+  EXPECT_LT(half, 70);
+  EXPECT_EQ(json_of(ask("1"))["decode"]["positions_read"], 90);
+  EXPECT_EQ(ask("0").status, 2);
+  EXPECT_EQ(ask("1.5").status, 2);
+}
+
 TEST_F(Generate, EqualSeedsGiveEqualTexts) {
   const auto draw = [&](const char* seed) {
     return run(on_tiny("generate", {"--prompt", "abc", "--temperature", "1", "--seed", seed, "-n", "40"}))

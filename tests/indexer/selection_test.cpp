@@ -435,7 +435,7 @@ TEST(SelectionRecorder, RecordsDenseQueriesAndPositionsOfSlots) {
   EXPECT_THAT(recorder.layers()[1][1].groups[0], ::testing::ElementsAre(3, 9, 10, 11));
 }
 
-TEST(LearnedSelector, RefusesSetsPerHeadWithOneKey) {
+TEST(LearnedSelector, RefusesWhatOneKeyAndReluScoresCannotGive) {
   Bench bench;
   const ModelShape model{.layers = 1,
                          .hidden = 8,
@@ -460,6 +460,10 @@ TEST(LearnedSelector, RefusesSetsPerHeadWithOneKey) {
       [&] { LearnedSelector(indexer, {.budget = 4, .budgets = {}, .scope = SelectionScope::per_group}); });
   EXPECT_EQ(kind, ErrorKind::usage);
   EXPECT_THAT(message, HasSubstr("--selection shared"));
+  const auto [mass_kind, mass_message] =
+      error_of([&] { LearnedSelector(indexer, {.budget = 4, .budgets = {}, .mass = 0.9}); });
+  EXPECT_EQ(mass_kind, ErrorKind::usage);
+  EXPECT_THAT(mass_message, HasSubstr("no shares of attention"));
 }
 
 }  // namespace
