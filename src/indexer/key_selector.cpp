@@ -114,11 +114,30 @@ bool ScoringSelector::select(const LayerQuery& query, KernelContext& context, Se
     reserve_workers(query, context);
   }
   const std::vector<QueryBlock> blocks = blocks_of(query);
+  const bool scored = score_together(query, blocks.size() * groups_, context);
   context.threads.run(blocks.size() * groups_, [&](size_t task, int worker) {
     // Late queries have the most keys to score: they go first, so that no worker is left with one at the end.
-    select_block(query, blocks[blocks.size() - 1 - task / groups_], task % groups_, context, worker, out);
+    select_block(query, blocks[blocks.size() - 1 - task / groups_], task % groups_, scored, context, worker,
+                 out);
   });
   if (query.recorder) query.recorder->record(query, &out);
+  return true;
+}
+
+bool ScoringSelector::score_together(const LayerQuery& query, size_t tasks, KernelContext& context) {
+  // Below this a region of threads costs what it saves.
+  constexpr size_t kFewestSlots = 1024;
+  const size_t candidates = query.candidates(0);
+  const size_t budget = policy_.layer_budget(query.layer);
+  const auto threads = static_cast<size_t>(context.threads.count());
+  if (tasks != 1 || threads == 1 || candidates < kFewestSlots || candidates <= budget) return false;
+  if (!scores_in_parts() || budget <= policy_.sinks + policy_.recent) return false;
+  float* scores = worker_scores_.front().data();
+  const size_t part = round_up_to_block((candidates + threads - 1) / threads);
+  context.threads.run((candidates + part - 1) / part, [&](size_t task, int worker) {
+    const size_t first = task * part;
+    score_part(scores, query, 0, first, std::min(part, candidates - first), context, worker);
+  });
   return true;
 }
 
@@ -141,7 +160,7 @@ std::vector<ScoringSelector::QueryBlock> ScoringSelector::blocks_of(const LayerQ
   return blocks;
 }
 
-void ScoringSelector::select_block(const LayerQuery& query, QueryBlock block, size_t group,
+void ScoringSelector::select_block(const LayerQuery& query, QueryBlock block, size_t group, bool scored,
                                    KernelContext& context, int worker, SelectionBuffer& out) {
   const size_t last = block.first + block.count - 1;
   const size_t candidates = query.candidates(block.first);  // of every query of the block
@@ -161,7 +180,7 @@ void ScoringSelector::select_block(const LayerQuery& query, QueryBlock block, si
   size_t kept = best;
   if (best != 0) {
     float* scores = worker_scores_[static_cast<size_t>(worker)].data();
-    for (size_t i = block.first; i <= last; ++i) {
+    for (size_t i = block.first; i <= last && !scored; ++i) {
       score(scores, query, i, group, i != block.first, context, worker);
     }
     context.kernels.top_k(middle, scores + policy_.sinks, middle_end - policy_.sinks, best, context.scratch,

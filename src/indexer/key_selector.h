@@ -126,6 +126,12 @@ class ScoringSelector : public KeySelector {
   // worker is free to use.
   virtual void score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
                      KernelContext& context, int worker) = 0;
+  // Whether a slot's score depends on that slot alone, so that threads may share the slots of one query (a
+  // shared set in decode): then score_part() writes those of [first, first + count) to out + first, `first` a
+  // multiple of 16.
+  virtual bool scores_in_parts() const { return false; }
+  virtual void score_part(float*, const LayerQuery&, size_t /*index*/, size_t /*first*/, size_t /*count*/,
+                          KernelContext&, int /*worker*/) {}
 
  private:
   // Queries [first, first + count) of a chunk, one choice for all.
@@ -138,8 +144,10 @@ class ScoringSelector : public KeySelector {
   size_t keep_mass(uint32_t* middle, size_t count, const float* scores, size_t middle_end, size_t candidates,
                    int worker);
   std::vector<QueryBlock> blocks_of(const LayerQuery& query) const;
-  void select_block(const LayerQuery& query, QueryBlock block, size_t group, KernelContext& context,
-                    int worker, SelectionBuffer& out);
+  void select_block(const LayerQuery& query, QueryBlock block, size_t group, bool scored,
+                    KernelContext& context, int worker, SelectionBuffer& out);
+  // Scores the chunk's one query with all threads, to worker 0's scores. False: nothing done.
+  bool score_together(const LayerQuery& query, size_t tasks, KernelContext& context);
   void reserve_workers(const LayerQuery& query, const KernelContext& context);
 
   SelectionPolicy policy_;

@@ -78,25 +78,43 @@ void LearnedSelector::prepare(const LayerQuery& query, size_t first, KernelConte
 
 void LearnedSelector::score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
                             KernelContext& context, int worker) {
+  score_slots(out, query, {index, group, 0, query.candidates(index), accumulate}, context, worker);
+}
+
+// A softmax needs all slots; sums of dot products do not.
+bool LearnedSelector::scores_in_parts() const {
+  return indexer_->config().combine != IndexCombine::softmax_sum;
+}
+
+void LearnedSelector::score_part(float* out, const LayerQuery& query, size_t index, size_t first,
+                                 size_t count, KernelContext& context, int worker) {
+  score_slots(out + first, query, {index, 0, first, count, false}, context, worker);
+}
+
+void LearnedSelector::score_slots(float* out, const LayerQuery& query, const Slots& slots,
+                                  KernelContext& context, int worker) {
   const IndexerConfig& config = indexer_->config();
   const size_t heads = config.heads / config.key_heads;  // query heads per key head
-  const float* queries = queries_.data() + (index - first_) * config.heads * config.dim;
+  const float* queries = queries_.data() + (slots.query - first_) * config.heads * config.dim;
   const float* head_weights = config.combine == IndexCombine::relu_sum
-                                  ? head_weights_.data() + (index - first_) * config.heads
+                                  ? head_weights_.data() + (slots.query - first_) * config.heads
                                   : nullptr;
   // A shared set is voted on by every key head; a set of its own only by its key head.
-  const size_t key_begin = groups() == 1 ? 0 : group;
-  const size_t key_end = groups() == 1 ? config.key_heads : group + 1;
+  const size_t key_begin = groups() == 1 ? 0 : slots.group;
+  const size_t key_end = groups() == 1 ? config.key_heads : slots.group + 1;
   for (size_t key_head = key_begin; key_head < key_end; ++key_head) {
+    IndexKeyView keys = query.index_keys[key_head];
+    keys.data += index_key_bytes(keys.type, keys.dim, slots.first);
+    if (keys.scales != nullptr) keys.scales += slots.first * index_scale_bytes(keys.type);
     context.kernels.index_scores({.scores = out,
                                   .q = queries + key_head * heads * config.dim,
                                   .head_weight = head_weights,
                                   .heads = heads,
-                                  .count = query.candidates(index),
-                                  .keys = query.index_keys[key_head],
+                                  .count = slots.count,
+                                  .keys = keys,
                                   .combine = config.combine,
                                   .cold = query.inputs.tokens == 1,
-                                  .accumulate = accumulate || key_head != key_begin},
+                                  .accumulate = slots.accumulate || key_head != key_begin},
                                  context.scratch, worker);
   }
 }

@@ -25,8 +25,22 @@ class LearnedSelector final : public ScoringSelector {
   void prepare(const LayerQuery& query, size_t first, KernelContext& context) override;
   void score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
              KernelContext& context, int worker) override;
+  bool scores_in_parts() const override;
+  void score_part(float* out, const LayerQuery& query, size_t index, size_t first, size_t count,
+                  KernelContext& context, int worker) override;
 
  private:
+  // Slots [first, first + count) for one query and set; `first` begins a block of 16.
+  struct Slots {
+    size_t query;
+    size_t group;
+    size_t first;
+    size_t count;
+    bool accumulate;
+  };
+  void score_slots(float* out, const LayerQuery& query, const Slots& slots, KernelContext& context,
+                   int worker);
+
   std::shared_ptr<const Indexer> indexer_;
   size_t first_ = 0;                 // the chunk's query in row 0 of the two arrays
   std::vector<float> queries_;       // [tokens - first, heads, dim]

@@ -13,6 +13,8 @@ namespace {
 using testing::Bench;
 using testing::error_of;
 using ::testing::HasSubstr;
+using testing::random_floats;
+using testing::StoredKeys;
 
 // Scores with many exact ties, from a table known to the test.
 class TableSelector final : public ScoringSelector {
@@ -433,6 +435,50 @@ TEST(SelectionRecorder, RecordsDenseQueriesAndPositionsOfSlots) {
   EXPECT_EQ(recorder.layers()[1][0].query, 10);
   EXPECT_THAT(recorder.layers()[1][0].groups[0], ::testing::ElementsAre(3, 9, 10));
   EXPECT_THAT(recorder.layers()[1][1].groups[0], ::testing::ElementsAre(3, 9, 10, 11));
+}
+
+// One query of a shared set, as in decode: its slots are shared out over the threads, whatever their number.
+TEST(LearnedSelector, ThreadsShareTheSlotsOfOneQuery) {
+  constexpr size_t kSlots = 3001, kHidden = 8, kHeads = 3, kDim = 20;
+  const ModelShape model{.layers = 1,
+                         .hidden = kHidden,
+                         .heads = 4,
+                         .kv_heads = 2,
+                         .head_dim = 4,
+                         .rope_theta = 1e4,
+                         .rms_norm_eps = 1e-6f,
+                         .fingerprint = {}};
+  IndexerConfig config;
+  config.layers = 1;
+  config.hidden = kHidden;
+  config.heads = kHeads;
+  config.dim = kDim;
+  IndexerLayerWeights layer;
+  layer.q = random_floats(kHeads * kDim * kHidden, 1);
+  layer.k = random_floats(kDim * kHidden, 2);
+  layer.head_weight = random_floats(kHeads * kHidden, 3);
+  const std::vector<float> hidden = random_floats(kHidden, 4), keys = random_floats(kSlots * kDim, 5);
+  const int32_t position = kSlots - 1;
+  for (const IndexKeyType type : {IndexKeyType::f32, IndexKeyType::i8, IndexKeyType::i4}) {
+    StoredKeys stored(type, kDim, kSlots);
+    for (size_t slot = 0; slot < kSlots; ++slot) stored.store(slot, keys.data() + slot * kDim);
+    const IndexKeyView view = stored.view();
+    std::vector<uint32_t> alone;
+    for (const int threads : {1, 2, 3, 7}) {
+      Bench bench("auto", threads);
+      const auto indexer =
+          std::make_shared<const Indexer>(config, std::span(&layer, 1), model, bench.kernels, bench.threads);
+      LearnedSelector selector(indexer, {.budget = 200, .budgets = {}, .sinks = 4, .recent = 8});
+      SelectionBuffer buffer;
+      const LayerQuery query{
+          0, {hidden.data(), nullptr, nullptr, &position, 1}, kSlots - 1, {}, {&view, 1}, nullptr, nullptr};
+      ASSERT_TRUE(selector.select(query, bench.context, buffer));
+      const std::vector<uint32_t> found(buffer.slots(0, 0).begin(), buffer.slots(0, 0).end());
+      if (threads == 1) alone = found;
+      EXPECT_EQ(found.size(), 200u);
+      EXPECT_EQ(found, alone) << threads << " threads";
+    }
+  }
 }
 
 TEST(LearnedSelector, RefusesWhatOneKeyAndReluScoresCannotGive) {
