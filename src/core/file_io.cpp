@@ -30,7 +30,8 @@ std::string read_text_file(const std::filesystem::path& path, size_t limit) {
 void AtomicFileWriter::CloseFile::operator()(std::FILE* file) const { std::fclose(file); }
 
 AtomicFileWriter::AtomicFileWriter(std::filesystem::path target)
-    : target_(std::move(target)), temporary_(target_.string() + fmt::format(".{}.partial", ::getpid())) {
+    // The thread's number, since threads of one process may write the same file as well as processes may.
+    : target_(std::move(target)), temporary_(target_.string() + fmt::format(".{}.partial", ::gettid())) {
   if (std::filesystem::is_directory(target_)) {
     throw Error(ErrorKind::file, target_.string(), "is a directory", "a file name");
   }

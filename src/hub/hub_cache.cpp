@@ -71,10 +71,10 @@ void HubCache::link(std::string_view commit, std::string_view name, std::string_
   const fs::path path = file(commit, name);
   make_folder(path.parent_path());
   const fs::path target = fs::relative(blob(etag), path.parent_path());
-  // Made beside and renamed, so that a link to a blob that is gone is replaced and another process that links
-  // the same file is no error.
+  // Made beside and renamed, so that a link to a blob that is gone is replaced and another process or
+  // thread that links the same file is no error.
   fs::path fresh = path;
-  fresh += fmt::format(".{}", ::getpid());
+  fresh += fmt::format(".{}", ::gettid());
   std::error_code failed;
   fs::remove(fresh, failed);
   fs::create_symlink(target, fresh, failed);

@@ -26,13 +26,13 @@ SelectionPolicy alone(SelectionPolicy policy) {
 }
 
 // A share of attention can only be told from scores that are shares.
-const SelectionPolicy& checked(const Indexer& indexer, const SelectionPolicy& policy) {
+size_t checked_groups(const Indexer& indexer, const SelectionPolicy& policy) {
   if (policy.mass < 1 && indexer.config().combine != IndexCombine::softmax_sum) {
     throw Error(ErrorKind::usage, "mass", fmt::format("{}", policy.mass),
                 "1 with this indexer: its scores are no shares of attention",
                 "use --budget, or an indexer from keysieve calibrate or train");
   }
-  return policy;
+  return groups_for(indexer, policy);
 }
 
 // splitmix64 (Steele, Lea, Flood 2014): one well-mixed word per input.
@@ -46,8 +46,7 @@ uint64_t mix(uint64_t state) {
 }  // namespace
 
 LearnedSelector::LearnedSelector(std::shared_ptr<const Indexer> indexer, const SelectionPolicy& policy)
-    : ScoringSelector(checked(*indexer, policy), groups_for(*indexer, policy)),
-      indexer_(std::move(indexer)) {}
+    : ScoringSelector(policy, checked_groups(*indexer, policy)), indexer_(std::move(indexer)) {}
 
 KeySelector::KeyShape LearnedSelector::key_shape() const {
   return {indexer_->key_heads(), indexer_->dim(), indexer_->config().key_type(), indexer_->heads()};

@@ -190,7 +190,8 @@ TEST_F(Program, AgreementAndLatencyGoOnWhereTheyWere) {
   ASSERT_EQ(file.at("results").size(), 4u);
   for (Json& row : file.at("results")) row.at("decode_seconds") = 16.0;
   folder_.write("latency.part", file.dump());
-  for (const Json& row : json(latency).at("rows")) EXPECT_EQ(row.at("decode_tokens_per_second"), 0.5);
+  const Json held = json(latency);
+  for (const Json& row : held.at("rows")) EXPECT_EQ(row.at("decode_tokens_per_second"), 0.5);
   file.at("results").begin().value() = 1;
   folder_.write("latency.part", file.dump());
   EXPECT_EQ(run(latency).status, 1);

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <future>
 #include <thread>
 
 #include "fixture.h"
@@ -348,11 +349,9 @@ TEST_F(PullTest, TheIndexersRepositoryComesWhole) {
 
 TEST_F(PullTest, TwoPullsAtOnceFetchEachFileOnce) {
   serve(two_shards());
-  PullResult first;
-  PullResult second;
-  std::thread other([&] { first = pull("org/model", quick()); });
-  second = pull("org/model", quick());
-  other.join();
+  auto other = std::async(std::launch::async, [] { return pull("org/model", quick()); });
+  const PullResult second = pull("org/model", quick());
+  const PullResult first = other.get();
   EXPECT_EQ(first.bytes_fetched + second.bytes_fetched, first.bytes);
   expect_whole(first, "model-00001-of-00002.safetensors");
 }
