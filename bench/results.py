@@ -72,7 +72,8 @@ def parts():
         yield needle(model, 4096, 40, "128,256")
     yield needle(LARGE, 30000, 5, "256,512", "sparse")
     yield needle(LARGE, 30000, 4, "2048", "dense,sparse", "--protocol after --cache tiered")
-    yield needle(LARGE, 16384, 4, "1024", "sparse,snap-kv,h2o,streaming", "--protocol after --cache fixed")
+    yield needle(SMALL, 4096, 10, "512", "dense,sparse", "--protocol after --cache tiered")
+    yield needle(LARGE, 8192, 4, "1024", "dense,sparse,snap-kv,h2o,streaming", "--protocol after --cache fixed")
     yield ppl(SMALL, 8192, 4, "512,1024,2048")
     for model in (SMALL, LARGE):
         for form in ("words", "pairs", "two"):

@@ -81,7 +81,7 @@ Start load_start(const std::filesystem::path& path, const ModelShape& shape) {
 Start calibrated_start(const TrainingJob& job, const std::shared_ptr<const Model>& model,
                        const Tokenizer& tokenizer) {
   if (job.shape != IndexerShape::native) {
-    throw Error(ErrorKind::usage, "start", "calibrate", "random or a folder for the lightning shape",
+    throw Error(ErrorKind::usage, "--init", "calibrate", "random or a folder for the lightning shape",
                 "calibration makes native indexers only");
   }
   const size_t windows = CalibrationJob{}.windows;
