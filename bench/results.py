@@ -85,7 +85,7 @@ def parts():
     yield ppl(LARGE, 8192, 2, "512,1024,2048")
     yield ppl(LARGE, 30000, 1, "1024,2048", "recent,random")
     yield latency(SMALL, "512,2048,4096,8000", 512)
-    yield latency(LARGE, "512,4096,16000,30000", 1024)
+    yield latency(LARGE, "512,4096,16000", 1024)
     for model in (SMALL, LARGE):
         yield Part(f"ppl-rules-{model}-4096",
                    ("ppl", "--model", model, "--text", "{books}", "--window", "4096", "--windows", "4", "--budgets", "256,512",
