@@ -42,7 +42,9 @@ def perplexity(result):
 def needle(result):
     def cell(row):
         low, high = (100 * bound for bound in row["wilson95"])
-        return f"{row['passed']} of {row['trials']} ({low:.0f} to {high:.0f}%), loss {row['code_nll']:.3f}"
+        # A cache that forgets has none: it cannot go back to the prompt's end.
+        loss = "" if row["code_nll"] is None else f", loss {row['code_nll']:.3f}"
+        return f"{row['passed']} of {row['trials']} ({low:.0f} to {high:.0f}%){loss}"
 
     if len({row["context"] for row in result["rows"]}) > 1:
         return card_layout(result)

@@ -107,6 +107,8 @@ class EvalNeedleCommand final : public Command {
     return question;
   }
 
+  static Json or_null(std::optional<double> value) { return value ? Json(*value) : Json(); }
+
   Json to_json(const NeedleResult& result, const EvalSetting& setting) const {
     Json rows = Json::array();
     for (const NeedleRow& row : result.rows) {
@@ -118,7 +120,7 @@ class EvalNeedleCommand final : public Command {
                       {"wilson95", row.wilson95},
                       {"passed_of_dense", row.passed_of_dense},
                       {"strict", row.strict},
-                      {"code_nll", row.code_nll},
+                      {"code_nll", or_null(row.code_nll)},
                       {"prefill_seconds", row.prefill_seconds},
                       {"positions_read", row.positions_read},
                       {"peak_rss_bytes", row.peak_rss_bytes}});
@@ -133,7 +135,7 @@ class EvalNeedleCommand final : public Command {
                         {"answer", trial.answer},
                         {"passed", trial.passed},
                         {"strict", trial.strict},
-                        {"code_nll", trial.code_nll}});
+                        {"code_nll", or_null(trial.code_nll)}});
     }
     Json document = identity("needle", setting.language_model(), setting);
     document.update(
@@ -145,11 +147,12 @@ class EvalNeedleCommand final : public Command {
     print(fmt::format("{:>8} {:>7} {:>7} {:>9} {:>13} {:>7} {:>9} {:>10} {:>9}\n", "context", "mode",
                       "budget", "passed", "95%", "strict", "code NLL", "prefill", "peak RSS"));
     for (const NeedleRow& row : result.rows) {
-      print(fmt::format(
-          "{:>8} {:>7} {:>7} {:>9} {:>13} {:>7} {:>9.2f} {:>10} {:>9}\n", row.context, to_string(row.mode),
-          row.budget == 0 ? "-" : std::to_string(row.budget), fmt::format("{}/{}", row.passed, row.trials),
-          fmt::format("{:.0f}-{:.0f}%", 100 * row.wilson95[0], 100 * row.wilson95[1]), row.strict,
-          row.code_nll, human_seconds(row.prefill_seconds), human_bytes(row.peak_rss_bytes)));
+      print(fmt::format("{:>8} {:>7} {:>7} {:>9} {:>13} {:>7} {:>9} {:>10} {:>9}\n", row.context,
+                        to_string(row.mode), row.budget == 0 ? "-" : std::to_string(row.budget),
+                        fmt::format("{}/{}", row.passed, row.trials),
+                        fmt::format("{:.0f}-{:.0f}%", 100 * row.wilson95[0], 100 * row.wilson95[1]),
+                        row.strict, row.code_nll ? fmt::format("{:.2f}", *row.code_nll) : "-",
+                        human_seconds(row.prefill_seconds), human_bytes(row.peak_rss_bytes)));
     }
   }
 

@@ -26,7 +26,7 @@ Json to_json(const NeedleTrial& trial) {
           {"answer", trial.answer},
           {"passed", trial.passed},
           {"strict", trial.strict},
-          {"code_nll", trial.code_nll},
+          {"code_nll", trial.code_nll ? Json(*trial.code_nll) : Json()},
           {"prefill_seconds", trial.prefill_seconds},
           {"positions_read", trial.positions_read},
           {"peak_rss_bytes", trial.peak_rss_bytes}};
@@ -37,7 +37,8 @@ void fill_from(NeedleTrial& trial, const Json& json, const std::string& key) {
   trial.answer = json_require<std::string>(json, "answer", key);
   trial.passed = json_require<bool>(json, "passed", key);
   trial.strict = json_require<bool>(json, "strict", key);
-  trial.code_nll = json_require<double>(json, "code_nll", key);
+  if (!json.contains("code_nll") || !json.at("code_nll").is_null())
+    trial.code_nll = json_require<double>(json, "code_nll", key);
   trial.prefill_seconds = json_require<double>(json, "prefill_seconds", key);
   trial.positions_read = json_require<double>(json, "positions_read", key);
   trial.peak_rss_bytes = json_require<size_t>(json, "peak_rss_bytes", key);
@@ -193,18 +194,21 @@ class NeedleRun {
 
   static void finish(NeedleRow& row, std::span<const NeedleTrial> trials,
                      const std::vector<bool>& dense_passed) {
+    double nll = 0;
+    size_t with_nll = 0;
     for (const NeedleTrial& trial : trials) {
       row.passed_of_dense += trial.passed && dense_passed[row.trials] ? 1 : 0;
       ++row.trials;
       row.passed += trial.passed ? 1 : 0;
       row.strict += trial.strict ? 1 : 0;
-      row.code_nll += trial.code_nll;
+      if (trial.code_nll) nll += *trial.code_nll;
+      with_nll += trial.code_nll ? 1 : 0;
       row.prefill_seconds += trial.prefill_seconds;
       row.positions_read += trial.positions_read;
       row.peak_rss_bytes = std::max(row.peak_rss_bytes, trial.peak_rss_bytes);
     }
     const double count = static_cast<double>(row.trials);
-    row.code_nll /= count;
+    if (with_nll == row.trials) row.code_nll = nll / count;
     row.prefill_seconds /= count;
     row.positions_read /= count;
     row.wilson95 = keysieve::wilson95(row.passed, row.trials);

@@ -44,7 +44,9 @@ struct NeedleTrial {
   std::string answer;   // greedy, at most needle_answer_tokens(form) tokens
   bool passed = false;  // the answer names every code
   bool strict = false;  // in the task's own answer, every token of a code is the greedy choice
-  double code_nll = 0;  // mean negative log likelihood of the codes' tokens there, nats
+  // Mean negative log likelihood of the codes' tokens there, nats. nullopt, and `strict` false: a cache that
+  // forgets cannot go back to the prompt's end.
+  std::optional<double> code_nll;
   double prefill_seconds = 0;
   double positions_read = 0;    // by one query in one layer, mean over the prompt
   uint64_t peak_rss_bytes = 0;  // of this process so far in this row
@@ -58,7 +60,7 @@ struct NeedleRow {
   size_t passed = 0;
   size_t strict = 0;
   size_t passed_of_dense = 0;            // passed among the trials that dense passed; 0 without dense
-  double code_nll = 0;                   // mean over trials
+  std::optional<double> code_nll;        // mean over trials that all have one
   std::array<double, 2> wilson95{0, 1};  // of `passed`
   double prefill_seconds = 0;            // mean over trials
   double positions_read = 0;             // by one query in one layer, mean over the prompts
