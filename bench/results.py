@@ -87,6 +87,9 @@ def parts():
     yield latency(SMALL, "512,2048,4096,8000", 512)
     yield latency(LARGE, "512,4096,16000", 1024)
     for model in (SMALL, LARGE):
+        yield needle(model, 4096, 20, "512,1024,2048", NEEDLE_MODES, "--seed 2")
+    yield needle(LARGE, 30000, 5, "256,512,1024,2048", "dense,sparse,recent,random", "--seed 2")
+    for model in (SMALL, LARGE):
         yield Part(f"ppl-rules-{model}-4096",
                    ("ppl", "--model", model, "--text", "{books}", "--window", "4096", "--windows", "4", "--budgets", "256,512",
                     "--indexer", "none", "--baselines", BASELINES), uses_indexer=False)

@@ -211,8 +211,8 @@ double sum_of(const float* values, size_t count) {
 }
 
 // How many of the largest values it takes to reach `wanted`; puts the last of these at that place (counted
-// from 1). All of them where all are not enough. Halving, not sorting: 1,000 values in 6 microseconds instead
-// of 80, and there is one such choice for each layer, set and block of queries.
+// from 1). All of them where all are not enough. Halving, not sorting, since there
+// is one such choice for each layer, set and block of queries (decision 0016).
 size_t fewest_to_reach(std::span<float> values, double wanted) {
   size_t begin = 0, end = values.size();
   while (begin < end) {

@@ -437,17 +437,23 @@ TEST(SelectionRecorder, RecordsDenseQueriesAndPositionsOfSlots) {
   EXPECT_THAT(recorder.layers()[1][1].groups[0], ::testing::ElementsAre(3, 9, 10, 11));
 }
 
+// One layer, 8 wide.
+ModelShape narrow_model() {
+  return {.layers = 1,
+          .hidden = 8,
+          .heads = 4,
+          .kv_heads = 2,
+          .head_dim = 4,
+          .rope_theta = 1e4,
+          .rms_norm_eps = 1e-6f,
+          .fingerprint = {}};
+}
+
 // One query of a shared set, as in decode: its slots are shared out over the threads, whatever their number.
 TEST(LearnedSelector, ThreadsShareTheSlotsOfOneQuery) {
-  constexpr size_t kSlots = 3001, kHidden = 8, kHeads = 3, kDim = 20;
-  const ModelShape model{.layers = 1,
-                         .hidden = kHidden,
-                         .heads = 4,
-                         .kv_heads = 2,
-                         .head_dim = 4,
-                         .rope_theta = 1e4,
-                         .rms_norm_eps = 1e-6f,
-                         .fingerprint = {}};
+  constexpr size_t kSlots = 3001, kHeads = 3, kDim = 20;
+  const ModelShape model = narrow_model();
+  constexpr size_t kHidden = 8;
   IndexerConfig config;
   config.layers = 1;
   config.hidden = kHidden;
@@ -483,14 +489,7 @@ TEST(LearnedSelector, ThreadsShareTheSlotsOfOneQuery) {
 
 TEST(LearnedSelector, RefusesWhatOneKeyAndReluScoresCannotGive) {
   Bench bench;
-  const ModelShape model{.layers = 1,
-                         .hidden = 8,
-                         .heads = 4,
-                         .kv_heads = 2,
-                         .head_dim = 4,
-                         .rope_theta = 1e4,
-                         .rms_norm_eps = 1e-6f,
-                         .fingerprint = {}};
+  const ModelShape model = narrow_model();
   IndexerConfig config;
   config.layers = 1;
   config.hidden = 8;
