@@ -25,6 +25,10 @@ struct LoadOptions {
   // Quantised weights as the f32 values they stand for, 4 bytes each in memory, multiplied in f32: the
   // kernels then round no activations to int8. Slower; shows what that rounding costs.
   bool dequantize = false;
+  // Positions stretched by YaRN (arXiv 2309.00071): 4 makes a model of 32768 good for 131072. 0: as the file
+  // says. Only for files that do not stretch already.
+  double yarn = 0;
+  size_t yarn_original = 0;  // positions the model was trained for; 0: as many as the file claims
   // Where short names are looked up: FOLDER/NAME/ or FOLDER/NAME.gguf. Empty: default_model_folders().
   std::vector<std::filesystem::path> folders = {};
 };

@@ -95,6 +95,12 @@ void ModelArguments::add(CLI::App& app) {
       ->capture_default_str()
       ->take_last();
   add_count(app, "--context", context, "positions a sequence may have; without it, the model's own limit");
+  add_number(
+      app, "--yarn", yarn,
+      "stretch positions by this factor (YaRN), as config.json's rope_scaling would: 4 for 128k with Qwen3");
+  add_count(
+      app, "--yarn-original", yarn_original,
+      "with --yarn: positions the model was trained for (32k for Qwen3); without it, those its file claims");
   app.add_option(
          "--kv", kv,
          "how keys and values are kept: auto (f16 beside quantised weights), f32, f16 or i8 (half the "
@@ -113,6 +119,8 @@ LanguageModel ModelArguments::load() const {
   options.kernels = kernels;
   options.context = context;
   options.dequantize = dequantize;
+  options.yarn = static_cast<double>(yarn);
+  options.yarn_original = yarn_original;
   if (kv == "f16") options.kv = KvPrecision::f16;
   if (kv == "f32") options.kv = KvPrecision::f32;
   if (kv == "i8") options.kv = KvPrecision::i8;

@@ -15,12 +15,14 @@ namespace keysieve::cli {
 // was given into the library's own options. Numbers arrive as text and are parsed here, so that every verb
 // refuses bad ones in the same words.
 
-// --model, --threads, --kernels, --context, --kv
+// --model, --threads, --kernels, --context, --yarn, --yarn-original, --kv, --dequantize
 struct ModelArguments {
   std::string model = "smollm2-135m";
   int threads = 0;
   std::string kernels = "auto";
   size_t context = 0;
+  float yarn = 0;
+  size_t yarn_original = 0;
   std::string kv = "auto";
   bool dequantize = false;
 

@@ -76,6 +76,8 @@ LanguageModel LanguageModel::load(std::string_view model, const LoadOptions& opt
   internal.threads = options.threads;
   internal.context = options.context;
   internal.dequantize = options.dequantize;
+  internal.yarn = options.yarn;
+  internal.yarn_original = options.yarn_original;
   std::shared_ptr<const Model> loaded = Model::load(location, internal);
   std::optional<TextCodec> text;
   std::exception_ptr text_error;

@@ -92,7 +92,7 @@ const TextCodec& Session::Impl::text() const {
 
 SessionHeader Session::Impl::header() const {
   SessionHeader header = describe_cache(state.cache());
-  header.model = model->model->fingerprint_text();
+  header.model = model->model->sequence_identity();
   header.indexer = indexer;
   header.positions = tokens.size();
   return header;

@@ -134,6 +134,28 @@ double yarn_magnitude(double factor, double mscale) {
   return factor > 1.0 ? 0.1 * mscale * std::log(factor) + 1.0 : 1.0;
 }
 
+void stretch_with_yarn(ModelConfig& config, double factor, size_t original, std::string_view subject) {
+  RopeConfig& rope = config.rope;
+  if (!(factor >= 1.0 && factor <= 1024.0)) {
+    throw Error(ErrorKind::usage, "YaRN's factor", fmt::format("{}", factor), "1 to 1024");
+  }
+  if (original > size_t{1} << 24) {
+    throw Error(ErrorKind::usage, "YaRN's original context", fmt::format("{}", original), "1 to 16777216");
+  }
+  if (rope.scaling != RopeScaling::none || !rope.pair_divisors.empty()) {
+    throw Error(ErrorKind::mismatch, subject,
+                rope.pair_divisors.empty()
+                    ? fmt::format("positions stretched already ({})", to_string(rope.scaling))
+                    : "positions stretched already (rope_freqs.weight)",
+                "a model without RoPE scaling", "leave YaRN out: the file's own stretch is used");
+  }
+  rope.scaling = RopeScaling::yarn;
+  rope.factor = factor;
+  rope.original_context = original != 0 ? original : config.context;
+  rope.magnitude_factor = yarn_magnitude(factor, 1.0);
+  config.context = static_cast<size_t>(static_cast<double>(rope.original_context) * factor);
+}
+
 RopeTable make_rope_table(const RopeConfig& config) {
   RopeTable table;
   table.frequency.resize(config.rotary_dim / 2);

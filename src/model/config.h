@@ -71,6 +71,13 @@ struct ModelConfig {
   size_t kv_width() const { return kv_heads * head_dim; }
 };
 
+// Turns a model without a stretch of its own into one for `factor` times as many positions by YaRN with its
+// usual ramp, as config.json's rope_scaling would (arXiv 2309.00071); config.context grows alike. `original`
+// is how many positions the model was trained for, 0: those it claims. Throws Error{usage} for a factor
+// outside 1 to 1024 or an original outside 1 to 2^24, Error{mismatch} naming `subject` for a file that
+// stretches already.
+void stretch_with_yarn(ModelConfig& config, double factor, size_t original, std::string_view subject);
+
 // What the file says, checked: sizes in sane ranges, heads a multiple of kv_heads, an even rotary_dim. Throws
 // Error{format} naming file and key for a missing or absurd value, and Error{unsupported} for another
 // architecture, mixture of experts, sliding windows, other activations or other RoPE scalings, saying what is

@@ -28,6 +28,10 @@ std::shared_ptr<const Model> Model::load(const ModelLocation& location, const Mo
                 fmt::format("a file of kind '{}'", to_string(location.kind)),
                 "a .gguf file or a folder with config.json and *.safetensors");
   }
+  if (options.yarn != 0 || options.yarn_original != 0) {
+    stretch_with_yarn(model->config_, options.yarn, options.yarn_original, location.path.string());
+    model->stretched_ = true;
+  }
   if (options.context != 0) model->config_.context = options.context;
   model->rope_ = make_rope_table(model->config_.rope);
   return model;
@@ -38,6 +42,12 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, cons
 }
 
 std::string Model::fingerprint_text() const { return fmt::format("{:016x}", fingerprint()); }
+
+std::string Model::sequence_identity() const {
+  if (!stretched_) return fingerprint_text();
+  return fmt::format("{} with YaRN {} of {} positions", fingerprint_text(), config_.rope.factor,
+                     config_.rope.original_context);
+}
 
 ModelShape Model::shape() const {
   return {.layers = config_.layers,

@@ -20,7 +20,9 @@ struct ModelOptions {
   int threads = 0;               // 0: one per core this process may run on
   // Positions a sequence may have; 0 keeps the file's claim. More is allowed: RoPE then extrapolates.
   size_t context = 0;
-  bool dequantize = false;  // as LoadOptions::dequantize
+  bool dequantize = false;   // as LoadOptions::dequantize
+  double yarn = 0;           // as LoadOptions::yarn
+  size_t yarn_original = 0;  // as LoadOptions::yarn_original
 };
 
 // A loaded model: config, weights, the kernels and threads that run it. Immutable after loading, so any
@@ -45,7 +47,9 @@ class Model {
   uint64_t weights_bytes() const { return weights_.bytes; }
   uint64_t fingerprint() const { return weights_.fingerprint; }
   std::string fingerprint_text() const;  // 16 hexadecimal digits, as indexer files hold it
-  ModelShape shape() const;              // what an indexer must agree with, fingerprint included
+  // The fingerprint and, where an option stretches positions, how: a sequence's rows fit only the same.
+  std::string sequence_identity() const;
+  ModelShape shape() const;  // what an indexer must agree with, fingerprint included
   // f16 where the weights are quantised; f32 where they are not, because rounding keys and values would then
   // be the only rounding of the whole forward.
   KvType default_kv_type() const { return weights_.quantized ? KvType::f16 : KvType::f32; }
@@ -64,6 +68,7 @@ class Model {
   ModelConfig config_;
   ModelWeights weights_;
   RopeTable rope_;
+  bool stretched_ = false;  // by ModelOptions::yarn
 };
 
 }  // namespace keysieve

@@ -178,6 +178,12 @@ TEST_F(SessionFile, RefusesWhatDoesNotBelong) {
   Session elsewhere(other);
   expect_error(ErrorKind::mismatch, {"model"}, [&] { elsewhere.load(path_); });
 
+  LoadOptions stretched;
+  stretched.yarn = 4;
+  const LanguageModel longer = TinyWorld::get().load(stretched);
+  Session with_other_angles(longer, full);
+  expect_error(ErrorKind::mismatch, {"model", "YaRN 4"}, [&] { with_other_angles.load(path_); });
+
   Session fixed(model_, sparse(CacheKind::fixed));
   fixed.prefill(some_tokens(60));
   fixed.save(path_);

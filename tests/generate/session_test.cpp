@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <fstream>
 
+#include "core/json.h"
 #include "fixture.h"
 
 namespace keysieve {
@@ -388,6 +390,32 @@ TEST_F(SessionTest, OptionsThatMakeNoSenseAreRefused) {
   LoadOptions load;
   load.kernels = "abacus";
   expect_error(ErrorKind::usage, {"abacus", "reference"}, [&] { (void)TinyWorld::get().load(load); });
+}
+
+// --yarn on a plain model is the model whose config.json says the same.
+TEST_F(SessionTest, YarnByOptionIsYarnByFile) {
+  const std::filesystem::path folder = TinyWorld::get().folder / "stretched";
+  std::filesystem::copy(TinyWorld::get().model, folder, std::filesystem::copy_options::recursive);
+  std::ifstream in(folder / "config.json");
+  Json config = Json::parse(in);
+  const auto original = config.at("max_position_embeddings").get<size_t>();
+  config["rope_scaling"] = {
+      {"rope_type", "yarn"}, {"factor", 3.0}, {"original_max_position_embeddings", original / 2}};
+  std::ofstream(folder / "config.json") << config.dump();
+
+  LoadOptions stretch;
+  stretch.yarn = 3;
+  stretch.yarn_original = original / 2;
+  const LanguageModel by_option = TinyWorld::get().load(stretch);
+  const LanguageModel by_file = LanguageModel::load(folder.string(), {.threads = 1});
+  EXPECT_EQ(by_option.info().context, original / 2 * 3);
+  const auto last_logits = [](const LanguageModel& model) {
+    Session session(model);
+    session.prefill(some_prompt(50));
+    return std::vector<float>(session.last_logits().begin(), session.last_logits().end());
+  };
+  EXPECT_EQ(last_logits(by_option), last_logits(by_file));
+  EXPECT_NE(last_logits(by_option), last_logits(model_));
 }
 
 TEST_F(SessionTest, AnIndexerServesItsModelOnly) {

@@ -153,6 +153,36 @@ TEST(RopeTables, Yarn) {
   expect_frequencies(config({{"factor", 4.0}, {"attention_factor", 1.0}}), kYarn, 1.0);
 }
 
+// The option says what a config.json would.
+TEST(RopeTables, YarnByOption) {
+  const auto plain = [](size_t context) {
+    return HubConfig({{"head_dim", 32}, {"rope_theta", 1e6}, {"max_position_embeddings", context}}).read();
+  };
+  ModelConfig claimed = plain(32768);
+  stretch_with_yarn(claimed, 4.0, 0, "m");
+  expect_frequencies(claimed, kYarn, 1.138629436);
+  EXPECT_EQ(claimed.context, 131072u);
+  ModelConfig stated = plain(40960);  // as Qwen3-8B claims, which was trained for 32768
+  stretch_with_yarn(stated, 4.0, 32768, "m");
+  expect_frequencies(stated, kYarn, 1.138629436);
+  EXPECT_EQ(stated.context, 131072u);
+
+  for (const double factor : {0.0, 0.5, -4.0, 1025.0, std::nan("")}) {
+    ModelConfig config = plain(32768);
+    expect_error(ErrorKind::usage, {"factor", "1 to 1024"},
+                 [&] { stretch_with_yarn(config, factor, 0, "m"); });
+    EXPECT_EQ(config.context, 32768u);
+  }
+  ModelConfig config = plain(32768);
+  expect_error(ErrorKind::usage, {"original", "16777216"},
+               [&] { stretch_with_yarn(config, 2.0, (size_t{1} << 24) + 1, "m"); });
+  expect_error(ErrorKind::mismatch, {"model.gguf", "yarn", "leave YaRN out"},
+               [&] { stretch_with_yarn(claimed, 4.0, 0, "model.gguf"); });
+  config.rope.pair_divisors.assign(16, 1.0f);
+  expect_error(ErrorKind::mismatch, {"model.gguf", "rope_freqs.weight"},
+               [&] { stretch_with_yarn(config, 4.0, 0, "model.gguf"); });
+}
+
 // Rotations of positions far past a model's training, plain and by YaRN, against long double.
 TEST(RopeTables, AnglesStayExactAtLargePositions) {
   const std::vector<int32_t> positions = {1, 32767, 40960, 131071, 1000000};
