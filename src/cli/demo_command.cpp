@@ -27,9 +27,6 @@ constexpr std::array<const char*, 3> kShortPrompts = {
     "Give me three tips for sleeping well.",
 };
 
-// An eighth of the long question's positions: where the measured cost in perplexity is one or two percent.
-constexpr size_t kDemoBudget = 512;
-
 size_t count_words(std::string_view text) {
   size_t words = 0;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -115,7 +112,6 @@ class DemoCommand final : public Command {
                   "use keysieve generate --dense");
     }
     if (sparse_.indexer.empty()) sparse_.indexer = "auto";
-    if (sparse_.budget == 0) sparse_.budget = kDemoBudget;
     const LanguageModel model = model_.load();
     const SessionOptions sparse = sparse_.session_options(model);
     GenerateOptions generate = sampling_.generate_options();

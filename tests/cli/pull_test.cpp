@@ -73,6 +73,37 @@ TEST_F(PullCliTest, AnIndexerIsFetchedToo) {
   EXPECT_THAT(outcome.err, HasSubstr("org/index is not on this machine"));
 }
 
+// What the published model's users type: both ids are fetched on first use, and the indexer is one of its
+// kind, in a file of its name, with settings as its run_config.json has them.
+TEST_F(PullCliTest, TheDemoFetchesAModelAndItsPublishedIndexer) {
+  const fs::path published = folder_ / "published";
+  write_tiny_seed_indexer(published);
+  serve("org/tiny-4bit", folder_ / "models" / "tiny");
+  server_->also_serve("someone/Tiny-index", files_of(published));
+  const std::vector<std::string> arguments = {"demo",
+                                              "--model",
+                                              "org/tiny-4bit",
+                                              "--indexer",
+                                              "someone/Tiny-index",
+                                              "--prompt",
+                                              std::string(80, 'b'),
+                                              "-n",
+                                              "12",
+                                              "--threads",
+                                              "1",
+                                              "--json"};
+  const Outcome first = run(arguments);
+  const Json document = json_of(first);
+  EXPECT_THAT(first.err, HasSubstr("org/tiny-4bit is not on this machine"));
+  EXPECT_THAT(first.err, HasSubstr("someone/Tiny-index is not on this machine"));
+  EXPECT_EQ(document["budget"], 24);
+  EXPECT_EQ(document["answers"][0]["sparse"]["decode"]["positions_read"], 24);
+  const size_t asked = server_->requests().size();
+  EXPECT_EQ(json_of(run(arguments))["answers"][0]["sparse"]["text"],
+            document["answers"][0]["sparse"]["text"]);
+  EXPECT_EQ(server_->requests().size(), asked);
+}
+
 TEST_F(PullCliTest, PullSaysWhatItBrought) {
   serve("org/tiny", folder_ / "models" / "tiny");
   const Json document = json_of(run({"pull", "org/tiny", "--json"}));

@@ -130,8 +130,7 @@ void LoopbackServer::answer(int connection) {
 }
 
 HubServer::HubServer(std::string id, std::map<std::string, File> files, Fault faults)
-    : id_(std::move(id)),
-      files_(std::move(files)),
+    : repositories_{{std::move(id), std::move(files)}},
       faults_(std::move(faults)),
       server_([this](const ServerRequest& request) {
         if (faults_) {
@@ -162,44 +161,57 @@ ServerAnswer HubServer::bytes_of(const ServerRequest& request, const std::string
           .body = content.substr(*request.from)};
 }
 
+void HubServer::also_serve(std::string id, std::map<std::string, File> files) {
+  repositories_.emplace(std::move(id), std::move(files));
+}
+
 ServerAnswer HubServer::answer(const ServerRequest& request) const {
-  if (request.path == fmt::format("/api/models/{}/revision/main", id_) ||
-      request.path == fmt::format("/api/models/{}/revision/{}", id_, commit_)) {
-    Json siblings = Json::array();
-    for (const auto& [name, file] : files_) siblings.push_back({{"rfilename", name}});
-    return {.headers = {"Content-Type: application/json"},
-            .body = Json{{"id", id_}, {"sha", commit_}, {"siblings", siblings}}.dump()};
-  }
-  if (request.path.starts_with(fmt::format("/api/models/{}/", id_)))
-    return {.status = 404, .headers = {"X-Error-Code: RevisionNotFound"}};
-  const std::string storage = "/storage/";
-  if (request.path.starts_with(storage)) {
-    for (const auto& [name, file] : files_) {
-      if (request.path == storage + etag_of(file) + "?signature=x%2Fy")
-        return bytes_of(request, file.content);
-    }
-    return {.status = 403};
-  }
-  const std::string resolve = fmt::format("/{}/resolve/{}/", id_, commit_);
-  if (request.path.starts_with(resolve)) {
-    const auto found = files_.find(request.path.substr(resolve.size()));
-    if (found == files_.end()) return {.status = 404, .headers = {"X-Error-Code: EntryNotFound"}};
-    const File& file = found->second;
-    std::vector<std::string> headers = {"X-Repo-Commit: " + commit_};
-    if (file.large) {
-      headers.push_back(fmt::format("X-Linked-Size: {}", file.content.size()));
-      headers.push_back(fmt::format("X-Linked-ETag: \"{}\"", etag_of(file)));
-      headers.push_back(fmt::format("ETag: \"storage-{}\"", etag_of(file).substr(0, 8)));
-      headers.push_back(fmt::format("Location: {}{}{}?signature=x%2Fy", server_.address("localhost"), storage,
-                                    etag_of(file)));
-      return {.status = 302, .headers = headers, .body = "Found"};
-    }
-    ServerAnswer answer = bytes_of(request, file.content);
-    headers.push_back(fmt::format("ETag: W/\"{}\"", etag_of(file)));
-    answer.headers.insert(answer.headers.end(), headers.begin(), headers.end());
-    return answer;
+  if (request.path.starts_with("/storage/")) return of_storage(request);
+  for (const auto& [id, files] : repositories_) {
+    if (request.path.starts_with(fmt::format("/api/models/{}/", id)) ||
+        request.path.starts_with(fmt::format("/{}/resolve/{}/", id, commit_)))
+      return of_repository(id, files, request);
   }
   return {.status = 404, .headers = {"X-Error-Code: RepoNotFound"}};
+}
+
+ServerAnswer HubServer::of_storage(const ServerRequest& request) const {
+  for (const auto& [id, files] : repositories_) {
+    for (const auto& [name, file] : files) {
+      if (request.path == "/storage/" + etag_of(file) + "?signature=x%2Fy")
+        return bytes_of(request, file.content);
+    }
+  }
+  return {.status = 403};
+}
+
+ServerAnswer HubServer::of_repository(const std::string& id, const Files& files,
+                                      const ServerRequest& request) const {
+  if (request.path == fmt::format("/api/models/{}/revision/main", id) ||
+      request.path == fmt::format("/api/models/{}/revision/{}", id, commit_)) {
+    Json siblings = Json::array();
+    for (const auto& [name, file] : files) siblings.push_back({{"rfilename", name}});
+    return {.headers = {"Content-Type: application/json"},
+            .body = Json{{"id", id}, {"sha", commit_}, {"siblings", siblings}}.dump()};
+  }
+  if (request.path.starts_with("/api/"))
+    return {.status = 404, .headers = {"X-Error-Code: RevisionNotFound"}};
+  const auto found = files.find(request.path.substr(fmt::format("/{}/resolve/{}/", id, commit_).size()));
+  if (found == files.end()) return {.status = 404, .headers = {"X-Error-Code: EntryNotFound"}};
+  const File& file = found->second;
+  std::vector<std::string> headers = {"X-Repo-Commit: " + commit_};
+  if (file.large) {
+    headers.push_back(fmt::format("X-Linked-Size: {}", file.content.size()));
+    headers.push_back(fmt::format("X-Linked-ETag: \"{}\"", etag_of(file)));
+    headers.push_back(fmt::format("ETag: \"storage-{}\"", etag_of(file).substr(0, 8)));
+    headers.push_back(
+        fmt::format("Location: {}/storage/{}?signature=x%2Fy", server_.address("localhost"), etag_of(file)));
+    return {.status = 302, .headers = headers, .body = "Found"};
+  }
+  ServerAnswer answer = bytes_of(request, file.content);
+  headers.push_back(fmt::format("ETag: W/\"{}\"", etag_of(file)));
+  answer.headers.insert(answer.headers.end(), headers.begin(), headers.end());
+  return answer;
 }
 
 }  // namespace keysieve::testing

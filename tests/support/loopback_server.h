@@ -67,6 +67,8 @@ class HubServer {
   using Fault = std::function<std::optional<ServerAnswer>(const ServerRequest&)>;
 
   HubServer(std::string id, std::map<std::string, File> files, Fault faults = {});
+  // Another repository, before anything is asked for.
+  void also_serve(std::string id, std::map<std::string, File> files);
 
   std::string endpoint() const { return server_.address(); }
   const std::string& commit() const { return commit_; }
@@ -77,10 +79,12 @@ class HubServer {
   static ServerAnswer bytes_of(const ServerRequest& request, const std::string& content);
 
  private:
+  using Files = std::map<std::string, File>;
   ServerAnswer answer(const ServerRequest& request) const;
+  ServerAnswer of_repository(const std::string& id, const Files& files, const ServerRequest& request) const;
+  ServerAnswer of_storage(const ServerRequest& request) const;
 
-  std::string id_;
-  std::map<std::string, File> files_;
+  std::map<std::string, Files> repositories_;  // by id
   Fault faults_;
   std::string commit_ = "0123456789abcdef0123456789abcdef01234567";
   LoopbackServer server_;

@@ -196,4 +196,26 @@ inline std::filesystem::path write_tiny_indexer(const std::filesystem::path& fol
   return folder;
 }
 
+// One of the published kind and layout for it: ReLU heads and one shared key from the hidden state, all
+// layers in one file, which names no model.
+inline void write_tiny_seed_indexer(const std::filesystem::path& folder) {
+  using M = TinyModel;
+  constexpr size_t kHeads = 3, kDim = 6;
+  std::filesystem::create_directories(folder);
+  detail::TensorFile file(11);
+  for (size_t layer = 0; layer < M::kLayers; ++layer) {
+    const std::string prefix = "model.layers." + std::to_string(layer) + ".self_attn.indexer.";
+    file.add(prefix + "wq.weight", {kHeads * kDim, M::kHidden}, 0.5f);
+    file.add(prefix + "wk.weight", {kDim, M::kHidden}, 0.5f);
+    file.add(prefix + "weights_proj.weight", {kHeads, M::kHidden}, 0.5f);
+  }
+  file.write(folder / "lightning_indexer_best_assembled.safetensors");
+  const Json config = {{"hidden_size", M::kHidden},
+                       {"indexer_heads", kHeads},
+                       {"proj_dim", kDim},
+                       {"rope_dim", 4},
+                       {"top_k", 24}};
+  detail::write_file(folder / "run_config.json", config.dump());
+}
+
 }  // namespace keysieve::testing
