@@ -103,7 +103,8 @@ SECTIONS = [
 
 def place(path, document):
     """Where a table comes from."""
-    return f"([{path.name}](results/{path.name}), {document['date']}, {document['machine']})"
+    note = f"; {document['note']}" if "note" in document else ""
+    return f"([{path.name}](results/{path.name}), {document['date']}, {document['machine']}{note})"
 
 
 def markdown(folder):

@@ -70,7 +70,7 @@ def parts():
     for model in (SMALL, LARGE):
         yield ppl(model, 4096, 8, BUDGETS)
         yield needle(model, 4096, 40, "128,256")
-    yield needle(LARGE, 30000, 5, "256,512", "sparse")
+    yield needle(LARGE, 30000, 10, "256,512", "dense,sparse,recent")
     yield needle(LARGE, 30000, 4, "2048", "dense,sparse", "--protocol after --cache tiered")
     yield needle(SMALL, 4096, 10, "512", "dense,sparse", "--protocol after --cache tiered")
     yield needle(LARGE, 8192, 4, "1024", "dense,sparse,snap-kv,h2o,streaming", "--protocol after --cache fixed")
@@ -88,7 +88,6 @@ def parts():
     yield latency(LARGE, "512,4096,16000", 1024)
     for model in (SMALL, LARGE):
         yield needle(model, 4096, 20, "512,1024,2048", NEEDLE_MODES, "--seed 2")
-    yield needle(LARGE, 30000, 5, "256,512,1024,2048", "dense,sparse,recent,random", "--seed 2")
     for model in (SMALL, LARGE):
         yield Part(f"ppl-rules-{model}-4096",
                    ("ppl", "--model", model, "--text", "{books}", "--window", "4096", "--windows", "4", "--budgets", "256,512",

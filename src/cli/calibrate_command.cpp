@@ -34,6 +34,9 @@ class CalibrateCommand final : public Command {
         ->type_name("DIR");
     add_count(app, "--rank", rank_, "values of an index key; more cost memory and find rare keys more surely")
         ->default_str("32");
+    add_number(app, "--sharpness", sharpness_,
+               "scores over the model's own logits: above 1, heads that look for few keys come first")
+        ->default_str("1.5");
     add_count(app, "--windows", windows_, "pieces of text, spread over the files")->default_str("12");
     add_count(app, "--window", window_, "tokens of each piece")->default_str("4096");
     add_count(app, "--budget", budget_, "positions a query reads unless told otherwise")->default_str("512");
@@ -65,6 +68,7 @@ class CalibrateCommand final : public Command {
     job.out = out_;
     job.command = command();
     job.options.rank = rank_;
+    job.options.sharpness = sharpness_;
     job.options.budget = budget_;
     job.options.budget_total = budget_total_;
     job.options.dense_layers = parse_layers(dense_layers_, "--dense-layers");
@@ -98,10 +102,10 @@ class CalibrateCommand final : public Command {
     if (budget_total_ > 0) text += fmt::format(" --budget-total {}", budget_total_);
     if (!dense_layers_.empty()) text += " --dense-layers " + dense_layers_;
     return text + fmt::format(
-                      " --windows {} --window {} --rank {} --budget {} --sinks {} --recent {} "
+                      " --windows {} --window {} --rank {} --sharpness {} --budget {} --sinks {} --recent {} "
                       "--index-keys {} --query-block {} --out {}",
-                      windows_, window_, rank_, budget_, sinks_, recent_, index_keys_, query_block_,
-                      name(out_));
+                      windows_, window_, rank_, sharpness_, budget_, sinks_, recent_, index_keys_,
+                      query_block_, name(out_));
   }
 
   void show(const CalibrationReport& report, double seconds) const {
@@ -114,6 +118,7 @@ class CalibrateCommand final : public Command {
                   {"model", report.model},
                   {"layers", report.config.layers},
                   {"rank", report.config.dim},
+                  {"sharpness", sharpness_},
                   {"budget", config.budget},
                   {"budgets", config.budgets},
                   {"captured", report.captured},
@@ -141,6 +146,7 @@ class CalibrateCommand final : public Command {
   std::vector<std::string> texts_;
   std::string out_;
   size_t rank_ = 32;
+  float sharpness_ = 1.5f;
   size_t windows_ = 12;
   size_t window_ = 4096;
   size_t budget_ = 512;

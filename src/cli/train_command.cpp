@@ -167,6 +167,9 @@ class TrainCommand final : public Command {
     add_count(app, "--train-budget", o.loss.budget, "positions the losses assume")->default_str("256");
     add_count(app, "--sinks", o.loss.sinks, "of these, always the first")->default_str("4");
     add_count(app, "--recent", o.loss.recent, "of these, always the last")->default_str("16");
+    add_number(app, "--sharpness", o.loss.sharpness,
+               "learn attention with its logits times this (calibrated starts too)")
+        ->default_str("1");
     add_number(app, "--kl", o.loss.divergence, "weight of KL(attention || indexer) over the heads' mean")
         ->default_str("1");
     add_number(app, "--head-kl", o.loss.head_divergence, "native: weight of the same for each head")
@@ -226,9 +229,10 @@ class TrainCommand final : public Command {
                         retrieval_, o.queries, seed_, o.evaluate_every, o.patience, states_);
     text += fmt::format(" --rate {} --weight-decay {} --budget {} --train-budget {} --sinks {} --recent {}",
                         rate_, weight_decay_, job_.budget, o.loss.budget, o.loss.sinks, o.loss.recent);
-    text += fmt::format(" --kl {} --head-kl {} --support {} --cut {} --margin {} --decisive {} --focus {}",
-                        o.loss.divergence, o.loss.head_divergence, o.loss.support, o.loss.cut, o.loss.margin,
-                        o.loss.decisive, o.loss.focus);
+    text += fmt::format(
+        " --sharpness {} --kl {} --head-kl {} --support {} --cut {} --margin {} --decisive {} --focus {}",
+        o.loss.sharpness, o.loss.divergence, o.loss.head_divergence, o.loss.support, o.loss.cut,
+        o.loss.margin, o.loss.decisive, o.loss.focus);
     if (!layers_.empty()) text += " --layers " + layers_;
     if (!selection_.empty()) text += " --selection " + selection_;
     if (!dtype_.empty()) text += " --dtype " + dtype_;

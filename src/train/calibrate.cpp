@@ -26,6 +26,9 @@ void check(const ModelConfig& model, std::span<const std::vector<int32_t>> windo
     throw Error(ErrorKind::usage, "rank", fmt::format("{}", options.rank),
                 fmt::format("1 to {}, the width of the model's heads", model.head_dim));
   }
+  if (!(options.sharpness >= 0.1f && options.sharpness <= 10.0f)) {
+    throw Error(ErrorKind::usage, "sharpness", fmt::format("{}", options.sharpness), "0.1 to 10");
+  }
   size_t longest = 0;
   for (const std::vector<int32_t>& window : windows) longest = std::max(longest, window.size());
   if (longest <= MomentCollector::kFirstQuery) {
@@ -166,7 +169,8 @@ std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
   for (const std::vector<int32_t>& window : windows) result.tokens += window.size();
 
   std::vector<LowRankMaps> maps(config.layers * config.kv_heads);
-  const double scale = 1.0 / std::sqrt(static_cast<double>(config.head_dim));
+  const double scale =
+      static_cast<double>(options.sharpness) / std::sqrt(static_cast<double>(config.head_dim));
   model->threads().run(maps.size(), [&](size_t i, int) {
     const size_t layer = i / config.kv_heads;
     const size_t group = i % config.kv_heads;

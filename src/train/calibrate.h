@@ -20,6 +20,7 @@ namespace keysieve {
 
 struct CalibrationOptions {
   size_t rank = 32;     // values of an index key, 1 to head_dim
+  float sharpness = 1;  // the indexer's scores over the model's logits, 0.1 to 10: docs/decisions/0017
   size_t budget = 512;  // written into the indexer: positions a query reads unless told otherwise
   size_t sinks = 4;     // likewise: positions always kept at the start
   size_t recent = 16;   // and at the end; see docs/decisions/0006 for why not more

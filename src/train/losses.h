@@ -14,6 +14,8 @@ namespace keysieve {
 // outcome: the indexer must know their total, because it decides how much a head's other keys weigh, and
 // nothing more.
 struct LossOptions {
+  // The attention to learn is softmax(sharpness * logits) of each head: docs/decisions/0017.
+  float sharpness = 1.0f;
   // KL(T || P): the published indexers' loss.
   float divergence = 1.0f;
   // The mean over heads of KL(T_h || P_h), for shapes whose heads are the model's own. A head that looks for

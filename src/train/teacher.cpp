@@ -36,12 +36,12 @@ void ScoringKeys::logits(float* out, const float* q, size_t count, KernelContext
                                context.scratch, worker);
 }
 
-Teacher::Teacher(const LayerView& view, const ModelShape& shape)
+Teacher::Teacher(const LayerView& view, const ModelShape& shape, float sharpness)
     : view_(view),
       heads_(shape.heads),
       heads_per_group_(shape.heads / shape.kv_heads),
       head_dim_(shape.head_dim),
-      scale_(1.0f / std::sqrt(static_cast<float>(shape.head_dim))) {
+      scale_(sharpness / std::sqrt(static_cast<float>(shape.head_dim))) {
   for (size_t g = 0; g < shape.kv_heads; ++g) {
     keys_.emplace_back(view.k + g * head_dim_, shape.kv_heads * head_dim_, view.tokens, head_dim_,
                        IndexKeyType::f32);

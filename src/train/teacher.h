@@ -43,10 +43,10 @@ class ScoringKeys {
 // Room for `keys` scores of one head: a multiple of 16.
 inline size_t score_stride(size_t keys) { return (keys + kIndexBlock - 1) / kIndexBlock * kIndexBlock; }
 
-// The model's own attention, computed again in fp32 for single queries.
+// The model's own attention, computed again in fp32 for single queries: softmax(sharpness * logits).
 class Teacher {
  public:
-  Teacher(const LayerView& view, const ModelShape& shape);
+  Teacher(const LayerView& view, const ModelShape& shape, float sharpness = 1.0f);
 
   // out [keys]: attention of query `query` (candidates 0 .. query) in head `head`.
   void attention(float* out, size_t query, size_t head, KernelContext& context, int worker) const;

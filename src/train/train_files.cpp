@@ -88,6 +88,7 @@ Start calibrated_start(const TrainingJob& job, const std::shared_ptr<const Model
   const TextWindows text = read_text_windows(job.texts, tokenizer, windows, job.options.packing.window);
   CalibrationOptions options;
   options.rank = job.rank;
+  options.sharpness = job.options.loss.sharpness;
   options.budget = job.budget;
   options.sinks = job.options.loss.sinks;
   options.recent = job.options.loss.recent;
@@ -149,7 +150,8 @@ Json settings_of(const TrainingJob& job, const Model& model, const TextPacker& t
           {"weight_decay", o.adam.weight_decay},
           {"clip", o.adam.clip},
           {"loss",
-           {{"divergence", o.loss.divergence},
+           {{"sharpness", o.loss.sharpness},
+            {"divergence", o.loss.divergence},
             {"head_divergence", o.loss.head_divergence},
             {"support", o.loss.support},
             {"cut", o.loss.cut},

@@ -114,7 +114,7 @@ LossMeasures Trainer::Impl::learn_sequence(TrainingState& state, const TrainingS
     if (!layer) return;
     const double start = now();
     const LayerView view{place.layer, place.tokens, hidden.data(), q, k};
-    const Teacher teacher(view, shape);
+    const Teacher teacher(view, shape, options.loss.sharpness);
     const uint64_t own_seed = SplitMix(seed ^ (place.layer * 0xd1342543de82ef95u)).next();
     const std::vector<uint32_t> chosen =
         sample_queries(place.tokens, queries, options.loss.budget, sequence.marked, own_seed);
@@ -169,6 +169,8 @@ Trainer::Trainer(std::shared_ptr<const Model> model, IndexerConfig config, const
        "above 0, at most 1: it is relative to the size of each matrix");
   need(o.loss.budget >= o.loss.sinks + o.loss.recent, "budget", fmt::format("{}", o.loss.budget),
        "at least sinks and recent together");
+  need(o.loss.sharpness >= 0.1f && o.loss.sharpness <= 10.0f, "sharpness",
+       fmt::format("{}", o.loss.sharpness), "0.1 to 10");
   need(impl_->config.combine != IndexCombine::linear_sum, "indexer", "linear_sum",
        "an indexer whose heads' softmaxes are summed");
   need(o.evaluate_every > 0 && o.checkpoint_every > 0, "training", "evaluation or checkpoints every 0 steps",

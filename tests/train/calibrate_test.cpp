@@ -70,9 +70,10 @@ double dot(const float* a, const float* b, size_t count) {
   return sum;
 }
 
-// The largest difference between (Q q) . (K k) and q . k / sqrt(head_dim) over all pairs, relative to the
-// largest of the latter.
-double worst_score(const Model& model, const Calibration& calibration, const Projections& seen) {
+// The largest difference between (Q q) . (K k) and sharpness * q . k / sqrt(head_dim) over all pairs,
+// relative to the largest of the latter.
+double worst_score(const Model& model, const Calibration& calibration, const Projections& seen,
+                   double sharpness = 1) {
   const ModelConfig& c = model.config();
   const size_t rank = calibration.config.dim;
   const size_t tokens = seen.q[0].size() / c.q_width();
@@ -90,7 +91,7 @@ double worst_score(const Model& model, const Calibration& calibration, const Pro
           double score = 0;
           for (size_t r = 0; r < rank; ++r)
             score += dot(q_map + r * c.head_dim, q, c.head_dim) * dot(k_map + r * c.head_dim, k, c.head_dim);
-          const double logit = dot(q, k, c.head_dim) / std::sqrt(static_cast<double>(c.head_dim));
+          const double logit = sharpness * dot(q, k, c.head_dim) / std::sqrt(static_cast<double>(c.head_dim));
           worst = std::max(worst, std::abs(score - logit));
           largest = std::max(largest, std::abs(logit));
         }
@@ -109,6 +110,9 @@ void expect_full_rank_is_attention(const std::shared_ptr<const Model>& model) {
   ASSERT_TRUE(full);
   EXPECT_EQ(full->tokens, 1200u);
   EXPECT_LT(worst_score(*model, *full, seen), 1e-4);
+  const auto sharp = calibrate(model, windows, {.rank = model->config().head_dim, .sharpness = 1.5f});
+  ASSERT_TRUE(sharp);
+  EXPECT_LT(worst_score(*model, *sharp, seen, 1.5), 1e-4);
   const auto reduced = calibrate(model, windows, {.rank = model->config().head_dim / 2});
   ASSERT_TRUE(reduced);
   EXPECT_GT(worst_score(*model, *reduced, seen), 1e-3);
@@ -212,6 +216,8 @@ TEST_F(CalibrateFiles, RefusesWhatCannotWork) {
            job.window = 400;
          });
   refuse(ErrorKind::usage, {"rank", "9", "1 to 8"}, [](CalibrationJob& job) { job.options.rank = 9; });
+  refuse(ErrorKind::usage, {"sharpness", "11"}, [](CalibrationJob& job) { job.options.sharpness = 11; });
+  refuse(ErrorKind::usage, {"sharpness", "nan"}, [](CalibrationJob& job) { job.options.sharpness = NAN; });
   refuse(ErrorKind::usage, {"rank", "0"}, [](CalibrationJob& job) { job.options.rank = 0; });
   refuse(ErrorKind::usage, {"budget", "19", "sinks 4 + recent 16"},
          [](CalibrationJob& job) { job.options.budget = 19; });

@@ -87,7 +87,7 @@ class Gradients : public ::testing::Test {
     KernelScratch scratch(pool);
     KernelContext context{*kernels, pool, scratch};
     const LayerView view{0, kTokens, hidden_.data(), q_.data(), k_.data()};
-    const Teacher teacher(view, shape_);
+    const Teacher teacher(view, shape_, loss_.sharpness);
     return student.learn(view, teacher, queries_, loss_, weight, context);
   }
 
@@ -215,6 +215,13 @@ TEST_F(Gradients, TheTeacherItselfLosesNothing) {
   EXPECT_NEAR(measures.captured, measures.oracle, 1e-3);
   EXPECT_EQ(measures.found, measures.decisive);
   EXPECT_GT(measures.decisive, 10);
+
+  // A teacher of twice the sharpness is another, and its own maps are twice as large.
+  loss_.sharpness = 2;
+  EXPECT_GT(learn(*student, 1.0f).divergence, 0.01);
+  for (float& value : exact.q) value *= 2;
+  const auto sharp = make_student(config, shape_, exact, ScoreKeys::exact);
+  EXPECT_NEAR(learn(*sharp, 1.0f).divergence, 0, 1e-3);
 }
 
 TEST(SampleQueries, AreSpreadDistinctAndLate) {
