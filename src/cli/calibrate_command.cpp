@@ -61,7 +61,7 @@ class CalibrateCommand final : public Command {
     fetch_missing(model_.model, PullKind::model);
     job.model = model_.model;
     job.model_folders = default_model_folders();
-    job.model_options = {model_.kernels, model_.threads, model_.context};
+    job.model_options = model_.model_options();
     job.texts.assign(texts_.begin(), texts_.end());
     job.windows = windows_;
     job.window = window_;

@@ -11,6 +11,7 @@
 #include "cli/output.h"
 #include "cli/pulling.h"
 #include "core/json.h"
+#include "train/calibrate.h"
 
 namespace keysieve::cli {
 namespace {
@@ -126,6 +127,15 @@ LanguageModel ModelArguments::load() const {
   if (kv == "i8") options.kv = KvPrecision::i8;
   fetch_missing(model, PullKind::model);
   return LanguageModel::load(model, options);
+}
+
+ModelOptions ModelArguments::model_options() const {
+  return {.kernels = kernels,
+          .threads = threads,
+          .context = context,
+          .dequantize = dequantize,
+          .yarn = static_cast<double>(yarn),
+          .yarn_original = yarn_original};
 }
 
 void SparseArguments::add(CLI::App& app, Aliases aliases, Selection takes) {

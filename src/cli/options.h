@@ -9,6 +9,10 @@
 
 #include "keysieve/keysieve.h"
 
+namespace keysieve {
+struct ModelOptions;
+}
+
 namespace keysieve::cli {
 
 // The options that several verbs share, in groups; each group adds itself to a verb's parser and turns what
@@ -27,8 +31,9 @@ struct ModelArguments {
   bool dequantize = false;
 
   void add(CLI::App& app);
-  void add_model(CLI::App& app);  // --model alone
-  LanguageModel load() const;     // fetches it first where it is a Hub id that is not here
+  void add_model(CLI::App& app);       // --model alone
+  LanguageModel load() const;          // fetches it first where it is a Hub id that is not here
+  ModelOptions model_options() const;  // for verbs that load the model as a job of their own
 };
 
 // --indexer, --run-config, --budget, --sinks, --recent, --selection, --cache, --vote, --prune,

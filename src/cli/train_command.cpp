@@ -188,7 +188,7 @@ class TrainCommand final : public Command {
     fetch_missing(model_.model, PullKind::model);
     job_.model = model_.model;
     job_.model_folders = default_model_folders();
-    job_.model_options = {model_.kernels, model_.threads, model_.context};
+    job_.model_options = model_.model_options();
     job_.texts.assign(texts_.begin(), texts_.end());
     job_.development.assign(development_.begin(), development_.end());
     job_.out = out_;

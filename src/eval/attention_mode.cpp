@@ -77,7 +77,7 @@ Json EvalSetting::describe() const {
                {"voters", sparse_.voters},
                {"prune", static_cast<int>(sparse_.prune)},
                {"kv", static_cast<int>(model_.impl()->kv_type)},
-               {"model", model()->fingerprint_text()}};
+               {"model", model()->sequence_identity()}};
   if (sparse_.indexer) json["indexer"] = sparse_.indexer->impl()->identity;
   return json;
 }

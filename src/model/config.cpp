@@ -142,6 +142,12 @@ void stretch_with_yarn(ModelConfig& config, double factor, size_t original, std:
   if (original > size_t{1} << 24) {
     throw Error(ErrorKind::usage, "YaRN's original context", fmt::format("{}", original), "1 to 16777216");
   }
+  constexpr double kMostPositions = 1 << 26;  // as in check_config
+  const size_t trained = original != 0 ? original : config.context;
+  if (static_cast<double>(trained) * factor > kMostPositions) {
+    throw Error(ErrorKind::usage, "YaRN", fmt::format("{} times {} positions", factor, trained),
+                fmt::format("{} in all", kMostPositions));
+  }
   if (rope.scaling != RopeScaling::none || !rope.pair_divisors.empty()) {
     throw Error(ErrorKind::mismatch, subject,
                 rope.pair_divisors.empty()
@@ -151,7 +157,7 @@ void stretch_with_yarn(ModelConfig& config, double factor, size_t original, std:
   }
   rope.scaling = RopeScaling::yarn;
   rope.factor = factor;
-  rope.original_context = original != 0 ? original : config.context;
+  rope.original_context = trained;
   rope.magnitude_factor = yarn_magnitude(factor, 1.0);
   config.context = static_cast<size_t>(static_cast<double>(rope.original_context) * factor);
 }

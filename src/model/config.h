@@ -74,8 +74,8 @@ struct ModelConfig {
 // Turns a model without a stretch of its own into one for `factor` times as many positions by YaRN with its
 // usual ramp, as config.json's rope_scaling would (arXiv 2309.00071); config.context grows alike. `original`
 // is how many positions the model was trained for, 0: those it claims. Throws Error{usage} for a factor
-// outside 1 to 1024 or an original outside 1 to 2^24, Error{mismatch} naming `subject` for a file that
-// stretches already.
+// outside 1 to 1024, an original past 2^24 or more than 2^26 positions in all, Error{mismatch} naming
+// `subject` for a file that stretches already.
 void stretch_with_yarn(ModelConfig& config, double factor, size_t original, std::string_view subject);
 
 // What the file says, checked: sizes in sane ranges, heads a multiple of kv_heads, an even rotary_dim. Throws

@@ -132,7 +132,7 @@ std::string name_of_start(const std::string& start) {
 Json settings_of(const TrainingJob& job, const Model& model, const TextPacker& texts,
                  const std::vector<TextSource>& development) {
   const TrainingOptions& o = job.options;
-  return {{"model", model.fingerprint_text()},
+  return {{"model", model.sequence_identity()},
           {"start", name_of_start(job.start)},
           {"dtype", job.dtype ? to_string(*job.dtype) : "by shape"},
           {"texts", to_json(texts.sources())},

@@ -176,6 +176,8 @@ TEST(RopeTables, YarnByOption) {
   ModelConfig config = plain(32768);
   expect_error(ErrorKind::usage, {"original", "16777216"},
                [&] { stretch_with_yarn(config, 2.0, (size_t{1} << 24) + 1, "m"); });
+  expect_error(ErrorKind::usage, {"1024 times 131072"},
+               [&] { stretch_with_yarn(config, 1024.0, 131072, "m"); });
   expect_error(ErrorKind::mismatch, {"model.gguf", "yarn", "leave YaRN out"},
                [&] { stretch_with_yarn(claimed, 4.0, 0, "model.gguf"); });
   config.rope.pair_divisors.assign(16, 1.0f);
