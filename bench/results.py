@@ -70,7 +70,7 @@ def parts():
     for model in (SMALL, LARGE):
         yield ppl(model, 4096, 8, BUDGETS)
         yield needle(model, 4096, 40, "128,256")
-    yield needle(LARGE, 30000, 10, "256,512", "dense,sparse,recent")
+    yield needle(LARGE, 30000, 6, "256,512", "dense,sparse,recent")
     yield needle(LARGE, 30000, 4, "2048", "dense,sparse", "--protocol after --cache tiered")
     yield needle(SMALL, 4096, 10, "512", "dense,sparse", "--protocol after --cache tiered")
     yield needle(LARGE, 8192, 4, "1024", "dense,sparse,snap-kv,h2o,streaming", "--protocol after --cache fixed")

@@ -89,6 +89,8 @@ class KvCache {
   // The rows by slot. A cache with a cold store holds only some of them here: all of a layer within its
   // budget, else those that stage() has brought.
   virtual KvView kv(size_t layer) const = 0;
+  // True: every row is in kv(), and stage() has nothing to do.
+  virtual bool rows_in_place() const { return true; }
   // Makes selected rows readable, for as many of the queries as there is room for, at least one. The view is
   // valid until the next call that changes the cache. Throws Error{file} where a cold store has lost rows.
   virtual StagedRows stage(size_t layer, const SelectedRows& rows, const Threads&) {

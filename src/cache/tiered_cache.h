@@ -36,6 +36,7 @@ class TieredCache final : public KvCache {
   void append(size_t layer, const KvRows& rows) override;
   size_t size(size_t layer) const override { return layers_[layer].size; }
   KvView kv(size_t layer) const override { return layers_[layer].hot.kv(); }
+  bool rows_in_place() const override { return false; }
   StagedRows stage(size_t layer, const SelectedRows& rows, const Threads& threads) override;
   std::span<const IndexKeyView> index_keys(size_t layer) const override {
     return layers_[layer].index.index_keys();

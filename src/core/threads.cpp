@@ -57,6 +57,8 @@ class Threads::Pool {
     for (std::thread& worker : workers_) worker.join();
   }
 
+  bool crowded() const { return crowded_; }
+
   // False, and nothing done: a region is running.
   bool run(size_t tasks, const Task& task) {
     if (busy_.exchange(true, std::memory_order_acquire)) return false;
@@ -155,6 +157,32 @@ Threads::~Threads() = default;
 void Threads::run(size_t tasks, const std::function<void(size_t, int)>& task) const {
   if (count_ > 1 && tasks > 1 && pool_->run(tasks, task)) return;
   for (size_t i = 0; i < tasks; ++i) task(i, 0);
+}
+
+// Tasks are taken in their order, so whoever waits here waits for one that a worker is already at.
+void Threads::run_chained(size_t first_tasks, const std::function<void(size_t, int)>& first,
+                          size_t then_tasks, const std::function<void(size_t, int)>& then,
+                          const std::function<size_t(size_t)>& needs) const {
+  enum : uint8_t { kOpen, kDone, kFailed };
+  std::vector<std::atomic<uint8_t>> states(first_tasks);
+  run(first_tasks + then_tasks, [&](size_t task, int worker) {
+    if (task < first_tasks) {
+      try {
+        first(task, worker);
+      } catch (...) {
+        states[task].store(kFailed, std::memory_order_release);
+        throw;
+      }
+      states[task].store(kDone, std::memory_order_release);
+      return;
+    }
+    const std::atomic<uint8_t>& needed = states[needs(task - first_tasks)];
+    for (int pauses = 0; needed.load(std::memory_order_acquire) == kOpen; ++pauses) {
+      pause();
+      if (pool_->crowded() || pauses >= kPausesBeforeYield) std::this_thread::yield();
+    }
+    if (needed.load(std::memory_order_acquire) == kDone) then(task - first_tasks, worker);
+  });
 }
 
 }  // namespace keysieve

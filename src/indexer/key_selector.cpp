@@ -99,19 +99,28 @@ void ScoringSelector::reserve_workers(const LayerQuery& query, const KernelConte
   }
 }
 
-bool ScoringSelector::select(const LayerQuery& query, KernelContext& context, SelectionBuffer& out) {
-  const size_t tokens = query.inputs.tokens;
+std::function<void(size_t, int)> KeySelector::choose_later(const LayerQuery&, KernelContext&,
+                                                           SelectionBuffer&) {
+  return {};
+}
+
+bool ScoringSelector::begin(const LayerQuery& query, KernelContext& context, SelectionBuffer& out) {
   const size_t budget = policy_.layer_budget(query.layer);
-  if (budget == 0 || query.slots() <= budget) {
-    if (query.recorder) query.recorder->record(query, nullptr);
-    return false;
-  }
-  out.reset(tokens, groups_, budget);
+  if (budget == 0 || query.slots() <= budget) return false;
+  out.reset(query.inputs.tokens, groups_, budget);
   // Queries [0, first) have no more candidates than the budget and read them all.
   const size_t first = query.first_visible >= budget ? 0 : budget - query.first_visible;
   if (budget > policy_.sinks + policy_.recent) {
     prepare(query, first, context);
     reserve_workers(query, context);
+  }
+  return true;
+}
+
+bool ScoringSelector::select(const LayerQuery& query, KernelContext& context, SelectionBuffer& out) {
+  if (!begin(query, context, out)) {
+    if (query.recorder) query.recorder->record(query, nullptr);
+    return false;
   }
   const std::vector<QueryBlock> blocks = blocks_of(query);
   const bool scored = score_together(query, blocks.size() * groups_, context);
@@ -122,6 +131,16 @@ bool ScoringSelector::select(const LayerQuery& query, KernelContext& context, Se
   });
   if (query.recorder) query.recorder->record(query, &out);
   return true;
+}
+
+std::function<void(size_t, int)> ScoringSelector::choose_later(const LayerQuery& query,
+                                                               KernelContext& context, SelectionBuffer& out) {
+  // What is recorded must be there when this returns.
+  if (query.inputs.tokens != 1 || groups_ == 1 || query.recorder != nullptr) return {};
+  if (!begin(query, context, out)) return {};
+  return [this, &query, &context, &out](size_t set, int worker) {
+    select_block(query, {.first = 0, .count = 1}, set, false, context, worker, out);
+  };
 }
 
 bool ScoringSelector::score_together(const LayerQuery& query, size_t tasks, KernelContext& context) {

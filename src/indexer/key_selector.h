@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -99,6 +100,12 @@ class KeySelector {
   // True: `out` holds the selection of every query.
   virtual bool select(const LayerQuery& query, KernelContext& context, SelectionBuffer& out) = 0;
 
+  // For a chunk of one query with several sets: prepares, and returns what makes set g of `out`, to be called
+  // once for each set, from any worker, while all three live. Empty: select() is to be used.
+  virtual std::function<void(size_t set, int worker)> choose_later(const LayerQuery& query,
+                                                                   KernelContext& context,
+                                                                   SelectionBuffer& out);
+
   // What a cache that must forget goes by: scores [groups, query.slots()], the sum over the last
   // min(voters, tokens) queries of their scores (0 where a slot is no candidate of a voter). voters 1 is the
   // seed's rule.
@@ -116,6 +123,8 @@ class ScoringSelector : public KeySelector {
   size_t groups() const override { return groups_; }
   size_t budget(size_t layer) const override { return policy_.layer_budget(layer); }
   bool select(const LayerQuery& query, KernelContext& context, SelectionBuffer& out) override;
+  std::function<void(size_t set, int worker)> choose_later(const LayerQuery& query, KernelContext& context,
+                                                           SelectionBuffer& out) override;
   void scores(float* scores, const LayerQuery& query, size_t voters, KernelContext& context) override;
 
  protected:
@@ -143,6 +152,8 @@ class ScoringSelector : public KeySelector {
   // `middle_end` on and the sinks are read; leaves these in front, ascending.
   size_t keep_mass(uint32_t* middle, size_t count, const float* scores, size_t middle_end, size_t candidates,
                    int worker);
+  // Readies `out` and the working memory for a selection. False: nothing is to be selected.
+  bool begin(const LayerQuery& query, KernelContext& context, SelectionBuffer& out);
   std::vector<QueryBlock> blocks_of(const LayerQuery& query) const;
   void select_block(const LayerQuery& query, QueryBlock block, size_t group, bool scored,
                     KernelContext& context, int worker, SelectionBuffer& out);

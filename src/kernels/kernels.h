@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -70,6 +71,9 @@ struct AttentionArgs {
   // Dense: query i reads slots 0 .. first_visible + i. Sparse: query i reads the slots of its selection only.
   size_t first_visible;
   const SelectionView* selection;  // null: dense
+  // Null: the selection is there. Else, for one query, what writes the rows and the count of set g; it is
+  // called once for each set, from any worker, before what reads that set.
+  const std::function<void(size_t set, int worker)>* choose = nullptr;
 };
 
 // Small matrices applied head by head: out[t, h] = map[h / heads_per_map] * x[t, h].

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "model/decoder_layer.h"
 
@@ -41,9 +42,10 @@ void append(Chunk& chunk, size_t layer) {
 }
 
 // Queries [first, first + count) of the chunk over rows `kv`; selection null: each reads all slots up to its
-// own.
+// own. `choose`: as AttentionArgs has it.
 void attend(Chunk& chunk, const KvView& kv, size_t first, size_t count, size_t first_visible,
-            const SelectionView* selection) {
+            const SelectionView* selection,
+            const std::function<void(size_t set, int worker)>* choose = nullptr) {
   if (count == 0) return;
   const ModelConfig& config = chunk.config();
   chunk.kernels().attention({.out = chunk.attention() + first * config.q_width(),
@@ -53,7 +55,8 @@ void attend(Chunk& chunk, const KvView& kv, size_t first, size_t count, size_t f
                              .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
                              .kv = kv,
                              .first_visible = first_visible,
-                             .selection = selection},
+                             .selection = selection,
+                             .choose = choose},
                             chunk.state.scratch, chunk.state.model->threads());
 
   uint64_t rows = 0;
@@ -121,6 +124,14 @@ uint64_t attend_part(Chunk& chunk, const LayerQuery& part, size_t first) {
   SequenceState::Impl& state = chunk.state;
   KernelContext context = state.context();
   const size_t tokens = part.inputs.tokens;
+  if (state.cache->rows_in_place()) {
+    // Decode: threads go from choosing to reading set by set, not all at once.
+    if (const auto choose = state.selector->choose_later(part, context, state.selection)) {
+      const SelectionView view = state.selection.view();
+      attend(chunk, part.kv, first, tokens, part.first_visible, &view, &choose);
+      return part.candidates(0);
+    }
+  }
   if (!state.selector->select(part, context, state.selection)) {
     attend(chunk, part.kv, first, tokens, part.first_visible, nullptr);
     return 0;

@@ -211,6 +211,35 @@ TEST(Threads, LateWorkersFindTheRegionClosed) {
   }
 }
 
+// What needs a task finds it done, whoever did it; one that failed is not built upon.
+TEST(Threads, ChainedTasksFindWhatTheyNeed) {
+  for (const int count : {1, 2, 8}) {
+    const Threads threads(count);
+    for (size_t region = 0; region < 200; ++region) {
+      std::vector<size_t> made(3, 0);
+      std::vector<size_t> read(12, 0);
+      const auto make = [&](size_t i, int) {
+        if (i == region % 3) std::this_thread::sleep_for(std::chrono::microseconds(100));
+        made[i] = region + i + 1;
+      };
+      threads.run_chained(
+          made.size(), make, read.size(), [&](size_t i, int) { read[i] = made[i / 4]; },
+          [](size_t i) { return i / 4; });
+      for (size_t i = 0; i < read.size(); ++i) ASSERT_EQ(read[i], region + i / 4 + 1);
+    }
+    std::atomic<int> built = 0;
+    const auto fail = [](size_t i, int) {
+      if (i == 1) throw Error(ErrorKind::usage, "x", "y");
+    };
+    error_of(
+        [&] {
+          threads.run_chained(3, fail, 9, [&](size_t, int) { ++built; }, [](size_t) { return size_t{1}; });
+        },
+        ErrorKind::usage);
+    EXPECT_EQ(built, 0);
+  }
+}
+
 // A waiting pool uses no processor time once its spin is over.
 TEST(Threads, SleepWhenIdle) {
   const Threads threads(4);

@@ -28,12 +28,14 @@ struct Problem {
   KvView view() const {
     return {keys.data(), values.data(), config.type, config.kv_heads, capacity, config.head_dim};
   }
-  std::vector<float> run(const Kernels& kernels, const SelectionView* selection, int thread_count = 2) const {
-    return run_range(kernels, selection, 0, config.queries, thread_count);
+  using Choose = std::function<void(size_t set, int worker)>;
+  std::vector<float> run(const Kernels& kernels, const SelectionView* selection, int thread_count = 2,
+                         const Choose* choose = nullptr) const {
+    return run_range(kernels, selection, 0, config.queries, thread_count, choose);
   }
   // Only the queries first .. first + count - 1, the selection's row 0 being that of `first`.
   std::vector<float> run_range(const Kernels& kernels, const SelectionView* selection, size_t first,
-                               size_t count, int thread_count = 2) const {
+                               size_t count, int thread_count = 2, const Choose* choose = nullptr) const {
     const Threads threads(thread_count);
     KernelScratch scratch(threads);
     const size_t width = config.heads * config.head_dim;
@@ -47,6 +49,7 @@ struct Problem {
     args.kv = view();
     args.first_visible = config.past + first;
     args.selection = selection;
+    args.choose = choose;
     kernels.attention(args, scratch, threads);
     return out;
   }
@@ -170,6 +173,32 @@ TEST(Attention, SparseResultsDoNotDependOnTheCompany) {
         const std::vector<float> alone = setup.run_range(*kernels, &own, query, 1);
         EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + query * width))
             << kernels->name() << " heads " << c.heads << " dim " << c.head_dim << " query " << query;
+      }
+    }
+  }
+}
+
+// Sets that are chosen by the threads that then read them, as decode has it. Until a set is chosen its count
+// is 0 and its slots are far out of range.
+TEST(Attention, SetsMayBeChosenOnTheWay) {
+  for (const auto& kernels : all_kernels()) {
+    for (const Case& c : kCases) {
+      for (const size_t groups : {size_t{1}, c.kv_heads}) {
+        Case one = c;
+        one.past += one.queries - 1;
+        one.queries = 1;
+        const Problem setup(one);
+        const RandomSelection selection(one, groups, 300);
+        std::vector<uint32_t> slots(selection.slots.size(), 1u << 30);
+        std::vector<uint32_t> counts(groups, 0);
+        const SelectionView chosen{slots.data(), counts.data(), groups, selection.view.budget};
+        const std::function<void(size_t, int)> choose = [&](size_t set, int) {
+          const size_t count = selection.view.count(0, set);
+          std::copy_n(selection.view.row(0, set), count, slots.data() + set * chosen.budget);
+          counts[set] = static_cast<uint32_t>(count);
+        };
+        EXPECT_EQ(setup.run(*kernels, &chosen, 2, &choose), setup.run(*kernels, &selection.view))
+            << kernels->name() << " heads " << c.heads << " dim " << c.head_dim << " groups " << groups;
       }
     }
   }

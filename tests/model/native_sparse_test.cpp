@@ -157,6 +157,16 @@ TEST_P(NativeSparse, ChunksDoNotMatter) {
   }
 }
 
+// In decode threads go on to a set's rows while others choose; with a recorder all is chosen first.
+TEST_P(NativeSparse, ChoosingOnTheWayGivesTheSameBits) {
+  const SequenceOptions options{.max_chunk = 1, .selector = selector(kBudget)};
+  SequenceState on_the_way(model_, options);
+  SequenceState before(model_, options);
+  SelectionRecorder recorder;
+  EXPECT_EQ(all_logits(on_the_way, tokens_, {}), all_logits(before, tokens_, {.recorder = &recorder}));
+  EXPECT_EQ(recorder.layers().at(0).size(), kTokens);
+}
+
 TEST_P(NativeSparse, AFixedCacheKeepsASetPerHeadAndConstantBytes) {
   SequenceOptions options{.selector = selector(kBudget)};
   options.make_cache = fixed_cache(8, 0);

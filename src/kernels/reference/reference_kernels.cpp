@@ -174,6 +174,7 @@ class ReferenceKernels : public Kernels {
 
   void attention(const AttentionArgs& args, KernelScratch& scratch, const Threads& threads) const override {
     const size_t heads_per_group = args.heads / args.kv.kv_heads;
+    if (args.choose != nullptr) threads.run(args.selection->groups, *args.choose);
     threads.run(args.queries * args.heads, [&](size_t task, int worker) {
       const size_t query = task / args.heads;
       const size_t head = task % args.heads;

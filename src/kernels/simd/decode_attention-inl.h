@@ -112,22 +112,30 @@ inline void spread_parts(const AttentionArgs& args, KernelScratch& scratch, cons
   const PartPlan plan(args);
   const size_t kv_heads = args.kv.kv_heads;
   size_t max_parts = 0;
-  for (size_t i = 0; i < args.queries * kv_heads; ++i) {
+  for (size_t i = 0; i < args.queries * kv_heads && args.choose == nullptr; ++i) {
     max_parts = std::max(max_parts, plan.parts(i / kv_heads, i % kv_heads));
   }
+  // Sets still to be chosen have no counts yet.
+  if (args.choose != nullptr) max_parts = (args.selection->budget + kPartKeys - 1) / kPartKeys;
   const size_t tasks = args.queries * kv_heads * max_parts;
   auto* results = reinterpret_cast<float*>(shared_scratch(scratch, tasks * plan.part_floats * sizeof(float)));
   const auto results_of = [&](size_t query, size_t kv_head) {
     return results + (query * kv_heads + kv_head) * max_parts * plan.part_floats;
   };
-  threads.run(tasks, [&](size_t task, int worker) HWY_ATTR {
+  const auto attend_one = [&](size_t task, int worker) HWY_ATTR {
     const size_t index = task % max_parts;
     const size_t kv_head = task / max_parts % kv_heads;
     const size_t query = task / max_parts / kv_heads;
     if (index >= plan.parts(query, kv_head)) return;
     std::byte* memory = worker_scratch(scratch, worker, PartPlan::attend_bytes());
     plan.attend<kType, kDim>(plan.result(results_of(query, kv_head), index), memory, query, kv_head, index);
-  });
+  };
+  if (args.choose == nullptr) {
+    threads.run(tasks, attend_one);
+  } else {
+    threads.run_chained(args.selection->groups, *args.choose, tasks, attend_one,
+                        [&](size_t task) { return plan.group(task / max_parts % kv_heads); });
+  }
   for (size_t query = 0; query < args.queries; ++query) {
     for (size_t kv_head = 0; kv_head < kv_heads; ++kv_head)
       plan.merge(results_of(query, kv_head), query, kv_head);
