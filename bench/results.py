@@ -39,8 +39,8 @@ def ppl(model, window, windows, budgets, baselines="oracle,recent,random"):
                  "--budgets", budgets, "--indexer", "auto", "--baselines", baselines))
 
 
-def needle(model, context, trials, budgets, modes=NEEDLE_MODES, more=""):
-    name = "-".join(["needle", model, str(context), *more.replace("--", "").split()])
+def needle(model, context, trials, budgets, modes=NEEDLE_MODES, more="", suffix=""):
+    name = "-".join(["needle", model, str(context), *more.replace("--", "").split(), *suffix.split()])
     return Part(name, ("needle", "--model", model, "--haystack", "{books}", "--contexts", str(context), "--trials", str(trials),
                        "--budgets", budgets, "--indexer", "auto", "--modes", modes, *more.split()))
 
@@ -69,7 +69,10 @@ def parts():
     yield memory(LARGE, 512, "--contexts", "4k,8k,16k,32k")
     for model in (SMALL, LARGE):
         yield ppl(model, 4096, 8, BUDGETS)
-        yield needle(model, 4096, 40, "128,256")
+    yield needle(SMALL, 4096, 40, "128,256")
+    # Apart, so that a new indexer does not ask for the baselines again.
+    yield needle(LARGE, 4096, 40, "128,256", "dense,sparse")
+    yield needle(LARGE, 4096, 40, "128,256", "dense,oracle,recent,random", suffix="baselines")
     yield needle(LARGE, 30000, 6, "256,512", "dense,sparse,recent")
     yield needle(LARGE, 30000, 4, "2048", "dense,sparse", "--protocol after --cache tiered")
     yield needle(SMALL, 4096, 10, "512", "dense,sparse", "--protocol after --cache tiered")
