@@ -65,13 +65,15 @@ def card_layout(result):
     return f"{model_name(result)}, the columns of the model card", table(head, rows)
 
 
-def gsm8k(results):
+def gsm8k(documents):
     rows = []
-    for result in sorted(results, key=lambda r: (r["mode"] != "dense", -(r.get("budget") or 0))):
+    for document in sorted(documents, key=lambda d: (d["result"]["mode"] != "dense", -(d["result"].get("budget") or 0))):
+        result = document["result"]
         low, high = (100 * bound for bound in result["wilson95"])
         budget = "-" if result["mode"] == "dense" else str(result["budget"])
-        rows.append([result["mode"], budget, f"{result['correct']} of {result['total']}", f"{low:.0f} to {high:.0f}%"])
-    return table(["mode", "budget", "right", "95%"], rows)
+        rows.append([result["mode"], budget, f"{result['correct']} of {result['total']}", f"{low:.0f} to {high:.0f}%",
+                     document.get("note", "")])
+    return table(["mode", "budget", "right", "95%", ""], rows)
 
 
 def latency(result):
@@ -118,9 +120,9 @@ def markdown(folder):
         for path, document in chosen:
             title, body = make(document["result"])
             parts.append(f"{title} {place(path, document)}:\n\n{body}")
-    graded = [document["result"] for _, document in documents if document["result"]["kind"] == "gsm8k"]
+    graded = [document for _, document in documents if document["result"]["kind"] == "gsm8k"]
     if graded:
-        parts.append(f"## GSM8K\n\n{model_name(graded[0])}, 4 worked examples, greedy:\n\n{gsm8k(graded)}")
+        parts.append(f"## GSM8K\n\n{model_name(graded[0]['result'])}, 4 worked examples, greedy:\n\n{gsm8k(graded)}")
     return "\n\n".join(parts) + "\n"
 
 

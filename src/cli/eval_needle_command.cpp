@@ -107,8 +107,6 @@ class EvalNeedleCommand final : public Command {
     return question;
   }
 
-  static Json or_null(std::optional<double> value) { return value ? Json(*value) : Json(); }
-
   Json to_json(const NeedleResult& result, const EvalSetting& setting) const {
     Json rows = Json::array();
     for (const NeedleRow& row : result.rows) {

@@ -16,6 +16,8 @@
 #include "model/forward.h"
 
 namespace keysieve {
+Json or_null(std::optional<double> value) { return value ? Json(*value) : Json(); }
+
 namespace {
 
 struct Cancelled {};
@@ -26,7 +28,7 @@ Json to_json(const NeedleTrial& trial) {
           {"answer", trial.answer},
           {"passed", trial.passed},
           {"strict", trial.strict},
-          {"code_nll", trial.code_nll ? Json(*trial.code_nll) : Json()},
+          {"code_nll", or_null(trial.code_nll)},
           {"prefill_seconds", trial.prefill_seconds},
           {"positions_read", trial.positions_read},
           {"peak_rss_bytes", trial.peak_rss_bytes}};

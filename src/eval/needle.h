@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/json.h"
 #include "eval/attention_mode.h"
 #include "eval/needle_task.h"
 #include "eval/partial_results.h"
@@ -75,5 +76,8 @@ struct NeedleResult {
 // nullopt: cancelled. Throws what make_needle_prompt and EvalSetting::sequence throw, Error{usage} for no
 // modes, trials or haystacks, Error{mismatch} for a context longer than the model's.
 std::optional<NeedleResult> run_needle(const EvalSetting& setting, const NeedleOptions& options);
+
+// A likelihood as documents have it: null where there is none.
+Json or_null(std::optional<double> value);
 
 }  // namespace keysieve

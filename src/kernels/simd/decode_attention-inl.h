@@ -112,11 +112,14 @@ inline void spread_parts(const AttentionArgs& args, KernelScratch& scratch, cons
   const PartPlan plan(args);
   const size_t kv_heads = args.kv.kv_heads;
   size_t max_parts = 0;
-  for (size_t i = 0; i < args.queries * kv_heads && args.choose == nullptr; ++i) {
-    max_parts = std::max(max_parts, plan.parts(i / kv_heads, i % kv_heads));
+  if (args.choose != nullptr) {
+    // Sets still to be chosen have no counts yet.
+    max_parts = (args.selection->budget + kPartKeys - 1) / kPartKeys;
+  } else {
+    for (size_t i = 0; i < args.queries * kv_heads; ++i) {
+      max_parts = std::max(max_parts, plan.parts(i / kv_heads, i % kv_heads));
+    }
   }
-  // Sets still to be chosen have no counts yet.
-  if (args.choose != nullptr) max_parts = (args.selection->budget + kPartKeys - 1) / kPartKeys;
   const size_t tasks = args.queries * kv_heads * max_parts;
   auto* results = reinterpret_cast<float*>(shared_scratch(scratch, tasks * plan.part_floats * sizeof(float)));
   const auto results_of = [&](size_t query, size_t kv_head) {
