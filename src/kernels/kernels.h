@@ -34,6 +34,9 @@ struct MatmulJob {
   bool add = false;            // out += instead of out =
 };
 
+// Of one token, in one product: see Kernels::matmul.
+inline constexpr size_t kMostExactValues = 8;
+
 // Working memory a caller keeps between calls, so that no kernel allocates in the way of a token.
 struct KernelScratch {
   explicit KernelScratch(const Threads& threads) : per_worker(static_cast<size_t>(threads.count())) {}
@@ -115,9 +118,11 @@ class Kernels {
   virtual std::unique_ptr<PackedMatrix> pack(const MatrixSource& source, std::span<const uint32_t> row_order,
                                              const Threads& threads, Arena* arena = nullptr) const = 0;
 
-  // All jobs in one parallel pass. x [tokens, columns]; every weight has the same number of columns.
+  // All jobs in one parallel pass. x [tokens, columns]; every weight has the same number of columns. A family
+  // that rounds x for quantised weights leaves `exact_values` of each token (at most kMostExactValues) as
+  // they are, those whose size would make the rounding of their neighbours coarsest (docs/decisions/0018).
   virtual void matmul(std::span<const MatmulJob> jobs, const float* x, size_t tokens, KernelScratch& scratch,
-                      const Threads& threads) const = 0;
+                      const Threads& threads, size_t exact_values = 0) const = 0;
 
   // out[row] = x[row] / sqrt(mean(x[row]^2) + eps) * weight. out, x [rows, dim] (may be the same), weight
   // [dim].

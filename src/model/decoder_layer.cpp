@@ -75,8 +75,9 @@ MatmulJob job(AlignedArray<float>& out, const std::unique_ptr<PackedMatrix>& wei
 }
 
 template <size_t kJobs>
-void project(Pass& pass, const std::array<MatmulJob, kJobs>& jobs, const float* x, size_t rows) {
-  pass.kernels().matmul(jobs, x, rows, pass.scratch, pass.model.threads());
+void project(Pass& pass, const std::array<MatmulJob, kJobs>& jobs, const float* x, size_t rows,
+             size_t exact_values = kExactValues) {
+  pass.kernels().matmul(jobs, x, rows, pass.scratch, pass.model.threads(), exact_values);
 }
 
 // The product joins the residual stream.
@@ -141,7 +142,7 @@ void decoder_layer(Pass& pass, size_t layer) {
   if (taps && taps->projections) taps->projections(pass.place(layer), b.q.data(), b.k.data(), b.v.data());
   attend_all(pass, layer);
   if (taps && taps->attention) taps->attention(pass.place(layer), b.attention.data());
-  project(pass, std::array{residual_job(pass, w.output)}, b.attention.data(), pass.rows);
+  project(pass, std::array{residual_job(pass, w.output)}, b.attention.data(), pass.rows, 0);
   output_bias(pass, w.output_bias);
 
   norm(pass, w.mlp_norm);

@@ -90,7 +90,7 @@ void compute_logits(Pass& pass, float* out, size_t first, size_t count) {
   const ForwardTaps* taps = pass.options.taps;
   if (taps && taps->final_norm) taps->final_norm(pass.place(0).first_position + first, count, normed);
   const std::array jobs{MatmulJob{out, config.vocabulary, weights.head.get()}};
-  pass.kernels().matmul(jobs, normed, count, pass.scratch, pass.model.threads());
+  pass.kernels().matmul(jobs, normed, count, pass.scratch, pass.model.threads(), kExactValues);
   count_work(pass, weights.head->bytes(), uint64_t{count} * config.vocabulary * config.hidden);
 }
 

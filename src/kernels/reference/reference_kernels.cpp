@@ -106,7 +106,7 @@ class ReferenceKernels : public Kernels {
   }
 
   void matmul(std::span<const MatmulJob> jobs, const float* x, size_t tokens, KernelScratch&,
-              const Threads& threads) const override {
+              const Threads& threads, size_t) const override {
     constexpr size_t kRowsPerTask = 32;
     for (const MatmulJob& job : jobs) {
       const auto& weight = static_cast<const ReferenceMatrix&>(*job.weight);

@@ -6,8 +6,10 @@
 #endif
 
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/simd/activations.h"
+#include "kernels/simd/exact_columns-inl.h"
 #include "kernels/simd/packed_affine.h"
 #include "kernels/simd/vectors-inl.h"
 
@@ -325,6 +327,10 @@ inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t 
     }
   }
   for (size_t t = 0; t < kTokens; ++t) store_panels<1>(out, first_token + t, panel, acc[t]);
+  if (x.exact > 0) {
+    ExactColumns<Kind, 1> columns(w, panel);
+    columns.add(out.out, out.stride, x, first_token, kTokens);
+  }
 }
 
 // kPanels neighbouring panels unpacked for prefill, one record a group, so that a tile walks one pointer:
@@ -466,15 +472,17 @@ inline void prefill_panels(const AffineOutput& out, const PackedAffine& w, size_
   std::byte* unpacked = worker_scratch(scratch, worker, w.groups() * Unpacked<Kind, kPanels>::kGroupBytes);
   for (size_t p = 0; p < kPanels; ++p) unpack_panel<Kind, kPanels>(unpacked, w, first_panel, p);
   const int zero_point = w.format.zero_point.value_or(0);
-  constexpr size_t kTokens = tile_tokens(kPanels);
+  ExactColumns<Kind, kPanels> columns(w, first_panel);
   size_t t = 0;
-  for (; t + kTokens <= x.tokens; t += kTokens) {
+  const auto tile = [&]<size_t kTokens>(std::integral_constant<size_t, kTokens>) HWY_ATTR {
     prefill_tile<Kind, kTokens, kPanels>(out, unpacked, first_panel, zero_point, x, t);
-  }
-  for (; t + 2 <= x.tokens; t += 2) {
-    prefill_tile<Kind, 2, kPanels>(out, unpacked, first_panel, zero_point, x, t);
-  }
-  if (t < x.tokens) prefill_tile<Kind, 1, kPanels>(out, unpacked, first_panel, zero_point, x, t);
+    if (x.exact > 0) columns.add(out.out, out.stride, x, t, kTokens);
+    t += kTokens;
+  };
+  constexpr size_t kTokens = tile_tokens(kPanels);
+  while (t + kTokens <= x.tokens) tile(std::integral_constant<size_t, kTokens>());
+  while (t + 2 <= x.tokens) tile(std::integral_constant<size_t, 2>());
+  if (t < x.tokens) tile(std::integral_constant<size_t, 1>());
 }
 
 // The panel times tokens [first_token, x.tokens), at most kTokens of them.

@@ -5,6 +5,9 @@
 #define KEYSIEVE_SIMD_QUANTIZE_INL_H
 #endif
 
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/simd/activations.h"
 #include "kernels/simd/packed_affine.h"
 #include "kernels/simd/vectors-inl.h"
@@ -84,10 +87,11 @@ inline void quantize_groups(const QuantizedToken& out, const float* x, size_t g)
   hn::StoreU(hn::ConvertTo(I32(), first), I32(), out.first_sums + g);
 }
 
+// Group g from its values x [32].
 inline void quantize_group(const QuantizedToken& out, const float* x, size_t g) {
-  const float top = hn::GetLane(hn::MaxOfLanes(F32(), largest_magnitudes(x + g * kGroup)));
+  const float top = hn::GetLane(hn::MaxOfLanes(F32(), largest_magnitudes(x)));
   VF first, last;
-  round_group(out.codes + g * kGroup, x + g * kGroup, inverse_of(hn::Set(F32(), top)), first, last);
+  round_group(out.codes + g * kGroup, x, inverse_of(hn::Set(F32(), top)), first, last);
   const float first_sum = hn::GetLane(hn::SumOfLanes(F32(), first));
   const float sum = first_sum + hn::GetLane(hn::SumOfLanes(F32(), last));
   out.scales[g] = top / 127.0f;
@@ -101,12 +105,47 @@ inline void quantize_group(const QuantizedToken& out, const float* x, size_t g) 
 inline void quantize_token(const QuantizedToken& out, const float* x, size_t columns) {
   const size_t groups = columns / kGroup;
   if (groups < kLanes) {
-    for (size_t g = 0; g < groups; ++g) quantize_group(out, x, g);
+    for (size_t g = 0; g < groups; ++g) quantize_group(out, x + g * kGroup, g);
     return;
   }
   for (size_t g = 0; g + kLanes <= groups; g += kLanes) quantize_groups(out, x, g);
   // The last groups together with some that are done already: the same results once more.
   if (groups % kLanes != 0) quantize_groups(out, x, groups - kLanes);
+}
+
+// Where the largest magnitude of a group's values x [32] is; 0 where one is no number.
+inline size_t largest_of_group(const float* x) {
+  const VF top = hn::MaxOfLanes(F32(), largest_magnitudes(x));
+  for (size_t i = 0; i < kGroup; i += kLanes) {
+    const auto found = hn::FindFirstTrue(F32(), hn::Eq(hn::Abs(hn::LoadU(F32(), x + i)), top));
+    if (found >= 0) return i + static_cast<size_t>(found);
+  }
+  return 0;
+}
+
+// Of a token that is rounded: takes the largest value out of the group with the coarsest scale and rounds the
+// rest of that group again, `exact` times (at most kMostExactValues). values and at [exact]: what was taken
+// out, and its column.
+inline void take_out_largest(const QuantizedToken& out, const float* x, size_t columns, size_t exact,
+                             float* values, uint32_t* at) {
+  HWY_ALIGN float rest[kMostExactValues][kGroup];  // groups less what was taken out of them
+  size_t group_of[kMostExactValues];
+  size_t changed = 0;
+  for (size_t n = 0; n < exact; ++n) {
+    size_t g = 0;
+    for (size_t i = 1; i < columns / kGroup; ++i) g = out.scales[i] > out.scales[g] ? i : g;
+    const size_t known = static_cast<size_t>(std::find(group_of, group_of + changed, g) - group_of);
+    float* group = rest[known];
+    if (known == changed) {
+      group_of[changed++] = g;
+      std::copy_n(x + g * kGroup, kGroup, group);
+    }
+    const size_t largest = largest_of_group(group);
+    values[n] = group[largest];
+    at[n] = static_cast<uint32_t>(g * kGroup + largest);
+    group[largest] = 0.0f;
+    quantize_group(out, group, g);
+  }
 }
 
 }  // namespace keysieve::simd::HWY_NAMESPACE

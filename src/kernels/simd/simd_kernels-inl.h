@@ -51,7 +51,7 @@ class SimdKernels : public Kernels {
   }
 
   void matmul(std::span<const MatmulJob> jobs, const float* x, size_t tokens, KernelScratch& scratch,
-              const Threads& threads) const override {
+              const Threads& threads, size_t exact_values) const override {
     if (jobs.empty() || tokens == 0) return;
     bool any_affine = false;
     size_t panels = 0;
@@ -60,7 +60,8 @@ class SimdKernels : public Kernels {
       panels += (job.weight->rows() + kPanelRows - 1) / kPanelRows;
     }
     const ActivationView quantized =
-        any_affine ? quantize(x, tokens, jobs[0].weight->columns(), scratch, threads) : ActivationView{};
+        any_affine ? quantize(x, tokens, jobs[0].weight->columns(), scratch, threads, exact_values)
+                   : ActivationView{};
     const std::vector<Part> parts = split(jobs, panels, tokens, threads);
     threads.run(parts.size(), [&](size_t i, int worker) {
       const Part& part = parts[i];
@@ -170,19 +171,25 @@ class SimdKernels : public Kernels {
 
   // Rounds x to int8 in the shared scratch.
   static ActivationView quantize(const float* x, size_t tokens, size_t columns, KernelScratch& scratch,
-                                 const Threads& threads) {
+                                 const Threads& threads, size_t exact) {
     const size_t groups = columns / kGroup;
     const size_t values = tokens * groups;
-    std::byte* memory = shared_scratch(scratch, values * (4 * sizeof(float) + kGroup));
+    std::byte* memory = shared_scratch(
+        scratch, values * (4 * sizeof(float) + kGroup) + tokens * exact * (sizeof(float) + sizeof(uint32_t)));
     auto* scales = reinterpret_cast<float*>(memory);
     float* scaled_sums = scales + values;
     auto* sums = reinterpret_cast<int32_t*>(scaled_sums + values);
     int32_t* first_sums = sums + values;
-    auto* codes = reinterpret_cast<int8_t*>(first_sums + values);
+    auto* exact_values = reinterpret_cast<float*>(first_sums + values);
+    auto* exact_columns = reinterpret_cast<uint32_t*>(exact_values + tokens * exact);
+    auto* codes = reinterpret_cast<int8_t*>(exact_columns + tokens * exact);
     const auto one = [&](size_t t) {
       const size_t at = t * groups;
-      quantize_token({codes + t * columns, scales + at, scaled_sums + at, sums + at, first_sums + at},
-                     x + t * columns, columns);
+      const QuantizedToken token{codes + t * columns, scales + at, scaled_sums + at, sums + at,
+                                 first_sums + at};
+      quantize_token(token, x + t * columns, columns);
+      take_out_largest(token, x + t * columns, columns, exact, exact_values + t * exact,
+                       exact_columns + t * exact);
     };
     if (tokens <= kDecodeTokens) {
       for (size_t t = 0; t < tokens; ++t) one(t);
@@ -192,7 +199,8 @@ class SimdKernels : public Kernels {
         for (size_t t = task * kTokensPerTask; t < std::min(tokens, (task + 1) * kTokensPerTask); ++t) one(t);
       });
     }
-    return {codes, scales, scaled_sums, sums, first_sums, tokens, columns};
+    return {codes,  scales,  scaled_sums, sums,         first_sums,
+            tokens, columns, exact,       exact_values, exact_columns};
   }
 
   std::string_view name_;
