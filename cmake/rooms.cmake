@@ -30,6 +30,14 @@ macro(keysieve_parse_links)
   endforeach()
 endmacro()
 
+# Where the tests find the repository's files: tests/support/source_folder.h.
+if(KEYSIEVE_TESTS)
+  add_library(keysieve_source_folder STATIC ${CMAKE_SOURCE_DIR}/tests/support/source_folder.cpp)
+  target_include_directories(keysieve_source_folder PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+  target_link_libraries(keysieve_source_folder PRIVATE keysieve_flags)
+  target_compile_definitions(keysieve_source_folder PRIVATE KEYSIEVE_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+endif()
+
 function(keysieve_tests name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${name}/*.cpp)
   if(NOT KEYSIEVE_TESTS OR NOT sources)
@@ -37,11 +45,11 @@ function(keysieve_tests name)
   endif()
   add_executable(${name}_tests ${sources})
   target_include_directories(${name}_tests PRIVATE ${CMAKE_SOURCE_DIR}/tests)
-  target_link_libraries(${name}_tests PRIVATE ${ARGN} keysieve_flags GTest::gmock GTest::gtest_main)
+  target_link_libraries(${name}_tests PRIVATE ${ARGN} keysieve_source_folder keysieve_flags GTest::gmock
+                        GTest::gtest_main)
   if(name MATCHES "^(hub|cli)$")
     target_link_libraries(${name}_tests PRIVATE keysieve_loopback_server)
   endif()
-  target_compile_definitions(${name}_tests PRIVATE KEYSIEVE_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
   gtest_discover_tests(${name}_tests TEST_PREFIX ${name}. DISCOVERY_TIMEOUT 60
                        PROPERTIES TIMEOUT 600 ENVIRONMENT "KEYSIEVE_PROGRAM=${CMAKE_BINARY_DIR}/keysieve")
 endfunction()

@@ -64,7 +64,7 @@ def may_include(path):
     if parts[0] == "tests":
         room = parts[1] if len(parts) > 2 else None
         if room == "support":
-            return "tests/support", EVERY_ROOM - {"cli", "server"}
+            return "tests/support", EVERY_ROOM - {"cli", "server"} | {"tests/support"}
         if room in ROOMS:
             return f"tests/{room}", ROOMS[room] | {room, "core", "formats", "tests/support", f"tests/{room}"}
         return None

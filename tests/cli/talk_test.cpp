@@ -144,7 +144,7 @@ TEST_F(Demo, InteractiveShowsBoth) {
 // The main job on the real model, with the indexer that ships: both find the fact in the long document.
 TEST(DemoRealModel, TheFactIsFoundByBoth) {
   if (std::getenv("KEYSIEVE_PROGRAM") == nullptr) GTEST_SKIP() << "KEYSIEVE_PROGRAM names no program";
-  const std::filesystem::path indexer = KEYSIEVE_SOURCE_DIR "/indexers/smollm2-135m";
+  const std::filesystem::path indexer = testing::source_folder() / "indexers/smollm2-135m";
   if (!models_dir() || !std::filesystem::exists(*models_dir() / "smollm2-135m"))
     GTEST_SKIP() << "no real model";
   if (!std::filesystem::exists(indexer)) GTEST_SKIP() << "no indexer ships for it";

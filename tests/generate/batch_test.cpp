@@ -106,7 +106,7 @@ TEST(BatchedDecoder, GoldenModelsEqualThemselvesAlone) {
 TEST(BatchedDecoder, ARealModelEqualsItselfAlone) {
   if (!testing::models_dir()) GTEST_SKIP() << "no models";
   const std::filesystem::path file = *testing::models_dir() / "smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf";
-  const std::filesystem::path indexer_folder = KEYSIEVE_SOURCE_DIR "/indexers/smollm2-135m";
+  const std::filesystem::path indexer_folder = testing::source_folder() / "indexers/smollm2-135m";
   if (!std::filesystem::exists(file)) GTEST_SKIP() << "no " << file;
   const LanguageModel model = LanguageModel::load(file.string(), {.threads = 2, .context = 512});
   const LightningIndexer indexer = LightningIndexer::load(indexer_folder.string(), model);

@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <optional>
 
+#include "support/source_folder.h"
+
 namespace keysieve::testing {
 
 namespace detail {
@@ -18,13 +20,13 @@ inline std::optional<std::filesystem::path> existing_folder(const std::filesyste
 // where neither exists. Tests that need them then skip: if (!golden_dir()) GTEST_SKIP() << "no golden data";
 inline std::optional<std::filesystem::path> golden_dir() {
   if (const char* folder = std::getenv("KEYSIEVE_GOLDEN")) return detail::existing_folder(folder);
-  return detail::existing_folder(KEYSIEVE_SOURCE_DIR "/../shared/data/golden");
+  return detail::existing_folder(source_folder() / "../shared/data/golden");
 }
 
 // Downloaded real models, one folder per short name: $KEYSIEVE_MODELS, or models/ in the repository.
 inline std::optional<std::filesystem::path> models_dir() {
   if (const char* folder = std::getenv("KEYSIEVE_MODELS")) return detail::existing_folder(folder);
-  return detail::existing_folder(KEYSIEVE_SOURCE_DIR "/models");
+  return detail::existing_folder(source_folder() / "models");
 }
 
 }  // namespace keysieve::testing

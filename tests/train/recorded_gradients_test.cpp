@@ -6,6 +6,7 @@
 
 #include "formats/matrix.h"
 #include "formats/safetensors.h"
+#include "support/source_folder.h"
 #include "train/student.h"
 
 namespace keysieve {
@@ -104,7 +105,7 @@ class RecordedGradients : public ::testing::Test {
 
   ModelShape shape_;
   LossOptions loss_;
-  SafetensorsFile file_{KEYSIEVE_SOURCE_DIR "/tests/data/gradients.safetensors"};
+  SafetensorsFile file_{testing::source_folder() / "tests/data/gradients.safetensors"};
 };
 
 TEST_F(RecordedGradients, Native) { expect_recorded("native", native(SelectionScope::per_group, false), 2); }

@@ -1,0 +1,7 @@
+#include "support/source_folder.h"
+
+namespace keysieve::testing {
+
+std::filesystem::path source_folder() { return KEYSIEVE_SOURCE_DIR; }
+
+}  // namespace keysieve::testing
