@@ -23,7 +23,8 @@ TEST(RealModelTiered, EqualsTheFullCacheBelowAWholeChunkToo) {
   if (!std::filesystem::exists(file)) GTEST_SKIP() << "no " << file;
   const LanguageModel model = LanguageModel::load(file.string());
   SessionOptions options;
-  options.indexer = LightningIndexer::load((testing::source_folder() / "indexers/smollm2-135m").string(), model);
+  options.indexer =
+      LightningIndexer::load((testing::source_folder() / "indexers/smollm2-135m").string(), model);
   std::vector<int32_t> tokens;
   for (size_t i = 0; i < 1000; ++i)
     tokens.push_back(static_cast<int32_t>((i * i * 7 + i * 31) % 40000 + 500));
