@@ -35,8 +35,7 @@ HWY_INLINE VI column_codes(const uint8_t* group, size_t column, size_t row) {
 
 // The products of activations that were not rounded with columns of kPanels neighbouring panels. Large values
 // sit in the same few columns in nearly all tokens, so columns once unpacked are kept. Apart from the tiles
-// and never inlined there: its loop would take registers from their sums (AVX2: 14% of a prefill, with
-// nothing to add).
+// and never inlined there: its loop slowed them even with nothing to add (docs/decisions/0018).
 template <class Kind, size_t kPanels>
 class ExactColumns {
  public:
