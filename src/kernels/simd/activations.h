@@ -15,8 +15,8 @@ struct ActivationView {
       first_sums;  // [tokens, columns / 32], of the first 16 codes of each group, for 6-bit weights
   size_t tokens;
   size_t columns;  // a multiple of 32
-  // Values that were taken out before rounding (their codes are 0) and are multiplied in fp32, the same
-  // number for every token; where a token has fewer that are not zero, zeros of column 0 follow.
+  // Values that were taken out before rounding (their codes are 0) and are multiplied in fp32, the same even
+  // number for every token; where a token has fewer, zeros of column 0 follow.
   size_t exact;
   const float* exact_values;      // [tokens, exact]
   const uint32_t* exact_columns;  // [tokens, exact]

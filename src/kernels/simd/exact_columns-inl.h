@@ -6,12 +6,15 @@
 #endif
 
 #include <algorithm>
-#include <cmath>
+#include <cstddef>
+#include <cstdint>
 
 #include "kernels/simd/activations.h"
 #include "kernels/simd/packed_affine.h"
+#include "kernels/simd/unpacked-inl.h"
 #include "kernels/simd/vectors-inl.h"
 
+// Products of the activations that were not rounded (docs/decisions/0018): single columns of the weights.
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
@@ -33,82 +36,141 @@ HWY_INLINE VI column_codes(const uint8_t* group, size_t column, size_t row) {
   return codes;
 }
 
-// The products of activations that were not rounded with columns of kPanels neighbouring panels. Large values
-// sit in the same few columns in nearly all tokens, so columns once unpacked are kept. Apart from the tiles
-// and never inlined there: its loop slowed them even with nothing to add (docs/decisions/0018).
-template <class Kind, size_t kPanels>
-class ExactColumns {
+// Columns of panels straight from their packed codes, for decode.
+template <class Kind>
+class PackedColumns {
  public:
-  ExactColumns(const PackedAffine& weight, size_t first_panel) : weight_(weight), first_panel_(first_panel) {
-    std::fill_n(kept_, kKept, UINT32_MAX);
+  struct Column {
+    const uint8_t* codes;  // of its group in the first panel, and so the others
+    const Half* scales;    // [16]
+    const Half* biases;    // [16]
+    size_t index;          // within the group
+  };
+
+  PackedColumns(const PackedAffine& weight, size_t first_panel)
+      : codes_(weight.panel_codes(first_panel)),
+        scales_(weight.panel_scales(first_panel)),
+        biases_(weight.panel_biases(first_panel)),
+        code_stride_(weight.groups() * group_code_bytes(Kind::kBits)),
+        scale_stride_(weight.scale_groups() * kPanelRows),
+        scale_columns_(static_cast<uint32_t>(weight.format.group)),
+        zero_(hn::Set(I32(), weight.format.zero_point.value_or(0))) {}
+
+  HWY_INLINE Column column(uint32_t index) const {
+    const uint32_t group = index / kGroup;
+    // A division takes as long as the rest of a column's work.
+    const size_t at = (scale_columns_ == kGroup ? group : index / scale_columns_) * kPanelRows;
+    return {codes_ + group * group_code_bytes(Kind::kBits), scales_ + at, biases_ + at, index % kGroup};
   }
 
-  // Adds value * column to out [tokens, stride] for tokens [first_token, first_token + tokens), whose other
-  // products have just been stored there.
-  HWY_NOINLINE void add(float* out, size_t stride, const ActivationView& x, size_t first_token,
-                        size_t tokens) {
-    const size_t first_row = first_panel_ * kPanelRows;
-    const size_t rows = std::min(kPanels * kPanelRows, weight_.row_count - first_row);
-    for (size_t t = first_token; t < first_token + tokens; ++t) {
-      float values[kMostExactValues];
-      const float* columns[kMostExactValues];
-      for (size_t n = 0; n < x.exact; ++n) {
-        values[n] = x.exact_values[t * x.exact + n] * weight_.unit;
-        columns[n] = weights_of(n, x.exact_columns[t * x.exact + n]);
-      }
-      float* to = out + t * stride + first_row;
-      size_t row = 0;
-      for (; row + kPanelRows <= rows; row += kPanelRows) {
-        VF sum[kVectorsPerPanel];
-        for (size_t i = 0; i < kVectorsPerPanel; ++i) sum[i] = hn::LoadU(F32(), to + row + i * kLanes);
-        for (size_t n = 0; n < x.exact; ++n) {
-          const VF value = hn::Set(F32(), values[n]);
-          for (size_t i = 0; i < kVectorsPerPanel; ++i) {
-            sum[i] = hn::MulAdd(value, hn::Load(F32(), columns[n] + row + i * kLanes), sum[i]);
-          }
-        }
-        for (size_t i = 0; i < kVectorsPerPanel; ++i) hn::StoreU(sum[i], F32(), to + row + i * kLanes);
-      }
-      for (; row < rows; ++row) {
-        for (size_t n = 0; n < x.exact; ++n) to[row] = std::fma(values[n], columns[n][row], to[row]);
-      }
-    }
+  HWY_INLINE VF weights(const Column& c, size_t panel, size_t row) const {
+    const VI code = column_codes<Kind::kBits>(c.codes + panel * code_stride_, c.index, row);
+    const size_t at = panel * scale_stride_ + row;
+    const VF scale = load_half(c.scales + at);
+    if constexpr (Kind::kHasZeroPoint) return hn::Mul(hn::ConvertTo(F32(), hn::Sub(code, zero_)), scale);
+    return hn::MulAdd(hn::ConvertTo(F32(), code), scale, load_half(c.biases + at));
   }
 
  private:
-  static constexpr size_t kWays = 4;
-  static constexpr size_t kKept = kMostExactValues * kWays;
+  const uint8_t* codes_;
+  const Half* scales_;
+  const Half* biases_;
+  size_t code_stride_;  // between panels
+  size_t scale_stride_;
+  uint32_t scale_columns_;
+  VI zero_;
+};
 
-  // [kPanels * 16], less the matrix's unit. Valid until another column is asked for as a token's n-th.
-  const float* weights_of(size_t n, uint32_t column) {
-    const size_t slot = n * kWays + column % kWays;
-    float* weights = weights_[slot];
-    if (kept_[slot] == column) return weights;
-    kept_[slot] = column;
-    const VI zero = hn::Set(I32(), weight_.format.zero_point.value_or(0));
-    const size_t at = column / static_cast<uint32_t>(weight_.format.group) * kPanelRows;
-    for (size_t p = 0; p < std::min(kPanels, weight_.panels() - first_panel_); ++p) {
-      const uint8_t* group =
-          weight_.panel_codes(first_panel_ + p) + column / kGroup * group_code_bytes(Kind::kBits);
-      for (size_t row = 0; row < kPanelRows; row += kLanes) {
-        VI code = column_codes<Kind::kBits>(group, column % kGroup, row);
-        if constexpr (Kind::kHasZeroPoint) code = hn::Sub(code, zero);
-        const size_t i = at + row;
-        VF v = hn::Mul(hn::ConvertTo(F32(), code), load_half(weight_.panel_scales(first_panel_ + p) + i));
-        if constexpr (!Kind::kHasZeroPoint) {
-          v = hn::Add(v, load_half(weight_.panel_biases(first_panel_ + p) + i));
-        }
-        hn::Store(v, F32(), weights + p * kPanelRows + row);
-      }
-    }
-    return weights;
+// Columns of panels that were unpacked for prefill. The same operations: a token's result does not depend on
+// how many came with it.
+template <class Kind, size_t kPanels>
+class UnpackedColumns {
+ public:
+  using Layout = Unpacked<Kind, kPanels>;
+  struct Column {
+    const std::byte* codes;  // of its step in the first panel
+    const std::byte* scales;
+    const std::byte* biases;
+    int shift;  // of its byte in a row's four
+  };
+
+  UnpackedColumns(const PackedAffine& weight, const std::byte* unpacked)
+      : unpacked_(unpacked), zero_(hn::Set(I32(), weight.format.zero_point.value_or(0))) {}
+
+  HWY_INLINE Column column(uint32_t index) const {
+    const std::byte* group = unpacked_ + index / kGroup * Layout::kGroupBytes;
+    const size_t within = index % kGroup;
+    return {group + Layout::code_at(within / 4, 0),
+            group + Layout::scale_at(within / 4 / static_cast<size_t>(Kind::kStepsPerRun), 0),
+            group + Layout::bias_at(0), static_cast<int>(index % 4 * 8)};
   }
 
-  const PackedAffine& weight_;
-  size_t first_panel_;
-  uint32_t kept_[kKept];
-  HWY_ALIGN float weights_[kKept][kPanels * kPanelRows];
+  HWY_INLINE VF weights(const Column& c, size_t panel, size_t row) const {
+    const auto* words = reinterpret_cast<const uint32_t*>(c.codes + panel * kStepBytes + row * 4);
+    const VI code = hn::BitCast(
+        I32(), hn::And(hn::ShiftRightSame(hn::LoadU(U32(), words), c.shift), hn::Set(U32(), 255)));
+    const VF scale = vector_of(c.scales, panel, row);
+    if constexpr (Kind::kHasZeroPoint) return hn::Mul(hn::ConvertTo(F32(), hn::Sub(code, zero_)), scale);
+    return hn::MulAdd(hn::ConvertTo(F32(), code), scale, vector_of(c.biases, panel, row));
+  }
+
+ private:
+  static HWY_INLINE VF vector_of(const std::byte* vectors, size_t panel, size_t row) {
+    return hn::LoadU(F32(), reinterpret_cast<const float*>(vectors + panel * Layout::kVectorBytes) + row);
+  }
+
+  const std::byte* unpacked_;
+  VI zero_;
 };
+
+// Prefill adds exact columns after so many tokens' tiles, decode after so many panels: while results and
+// codes are still in the nearest caches, and rarely enough that finding a column costs little.
+inline constexpr size_t kExactTokens = 24;
+inline constexpr size_t kExactPanels = 8;
+
+// Where products go: out [tokens, stride], or added to what is there.
+struct AffineOutput {
+  float* out;
+  size_t stride;
+  bool add;
+  float unit;   // of the weight
+  size_t rows;  // of the weight
+};
+
+// Adds value * column to the results of tokens [first_token, end_token) for neighbouring panels, the first of
+// which `columns` starts at, two values at a time: so many a token has. Apart from the tiles and never
+// inlined there: its loop slowed them even with nothing to add.
+template <class Columns>
+HWY_NOINLINE void add_exact(const AffineOutput& to, size_t first_panel, size_t panels, const Columns& columns,
+                            const ActivationView& x, size_t first_token, size_t end_token) {
+  const size_t first_row = first_panel * kPanelRows;
+  for (size_t n = 0; n < x.exact; n += 2) {
+    for (size_t t = first_token; t < end_token; ++t) {
+      const size_t at = t * x.exact + n;
+      const auto column0 = columns.column(x.exact_columns[at]);
+      const auto column1 = columns.column(x.exact_columns[at + 1]);
+      const VF value0 = hn::Set(F32(), x.exact_values[at] * to.unit);
+      const VF value1 = hn::Set(F32(), x.exact_values[at + 1] * to.unit);
+      const auto add = [&](float* sums, size_t panel) HWY_ATTR {
+        for (size_t row = 0; row < kPanelRows; row += kLanes) {
+          const VF sum =
+              hn::MulAdd(value0, columns.weights(column0, panel, row), hn::LoadU(F32(), sums + row));
+          hn::StoreU(hn::MulAdd(value1, columns.weights(column1, panel, row), sum), F32(), sums + row);
+        }
+      };
+      float* out = to.out + t * to.stride + first_row;
+      const size_t whole = std::min(panels, (to.rows - first_row) / kPanelRows);
+      for (size_t panel = 0; panel < whole; ++panel) add(out + panel * kPanelRows, panel);
+      if (whole == panels) continue;
+      float rest[kPanelRows] = {};  // the last panel of a matrix whose row count is no multiple of 16
+      out += whole * kPanelRows;
+      const size_t rows = to.rows - first_row - whole * kPanelRows;
+      std::copy_n(out, rows, rest);
+      add(rest, whole);
+      std::copy_n(rest, rows, out);
+    }
+  }
+}
 
 }  // namespace keysieve::simd::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

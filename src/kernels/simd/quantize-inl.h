@@ -123,17 +123,29 @@ inline size_t largest_of_group(const float* x) {
   return 0;
 }
 
+// Which of the scales [groups] is largest, the first of them where several are.
+inline size_t coarsest_group(const float* scales, size_t groups) {
+  if (groups < kLanes) return static_cast<size_t>(std::max_element(scales, scales + groups) - scales);
+  VF top = hn::LoadU(F32(), scales + groups - kLanes);
+  for (size_t g = 0; g + kLanes <= groups; g += kLanes) top = hn::Max(top, hn::LoadU(F32(), scales + g));
+  top = hn::MaxOfLanes(F32(), top);
+  for (size_t g = 0; g + kLanes <= groups; g += kLanes) {
+    const auto found = hn::FindFirstTrue(F32(), hn::Eq(hn::LoadU(F32(), scales + g), top));
+    if (found >= 0) return g + static_cast<size_t>(found);
+  }
+  return static_cast<size_t>(std::max_element(scales + groups / kLanes * kLanes, scales + groups) - scales);
+}
+
 // Of a token that is rounded: takes the largest value out of the group with the coarsest scale and rounds the
 // rest of that group again, `exact` times (at most kMostExactValues). values and at [exact]: what was taken
-// out, and its column.
+// out, and its column; each two of them in the order of their columns.
 inline void take_out_largest(const QuantizedToken& out, const float* x, size_t columns, size_t exact,
                              float* values, uint32_t* at) {
   HWY_ALIGN float rest[kMostExactValues][kGroup];  // groups less what was taken out of them
   size_t group_of[kMostExactValues];
   size_t changed = 0;
   for (size_t n = 0; n < exact; ++n) {
-    size_t g = 0;
-    for (size_t i = 1; i < columns / kGroup; ++i) g = out.scales[i] > out.scales[g] ? i : g;
+    const size_t g = coarsest_group(out.scales, columns / kGroup);
     const size_t known = static_cast<size_t>(std::find(group_of, group_of + changed, g) - group_of);
     float* group = rest[known];
     if (known == changed) {
@@ -145,6 +157,10 @@ inline void take_out_largest(const QuantizedToken& out, const float* x, size_t c
     at[n] = static_cast<uint32_t>(g * kGroup + largest);
     group[largest] = 0.0f;
     quantize_group(out, group, g);
+    if (n % 2 == 1 && at[n - 1] > at[n]) {
+      std::swap(at[n - 1], at[n]);
+      std::swap(values[n - 1], values[n]);
+    }
   }
 }
 

@@ -171,7 +171,8 @@ class SimdKernels : public Kernels {
 
   // Rounds x to int8 in the shared scratch.
   static ActivationView quantize(const float* x, size_t tokens, size_t columns, KernelScratch& scratch,
-                                 const Threads& threads, size_t exact) {
+                                 const Threads& threads, size_t taken_out) {
+    const size_t exact = (taken_out + 1) / 2 * 2;  // ExactColumns takes two at a time
     const size_t groups = columns / kGroup;
     const size_t values = tokens * groups;
     std::byte* memory = shared_scratch(
@@ -188,7 +189,9 @@ class SimdKernels : public Kernels {
       const QuantizedToken token{codes + t * columns, scales + at, scaled_sums + at, sums + at,
                                  first_sums + at};
       quantize_token(token, x + t * columns, columns);
-      take_out_largest(token, x + t * columns, columns, exact, exact_values + t * exact,
+      std::fill_n(exact_values + t * exact, exact, 0.0f);
+      std::fill_n(exact_columns + t * exact, exact, 0u);
+      take_out_largest(token, x + t * columns, columns, taken_out, exact_values + t * exact,
                        exact_columns + t * exact);
     };
     if (tokens <= kDecodeTokens) {

@@ -1,0 +1,133 @@
+#if defined(KEYSIEVE_SIMD_UNPACKED_INL_H) == defined(HWY_TARGET_TOGGLE)
+#ifdef KEYSIEVE_SIMD_UNPACKED_INL_H
+#undef KEYSIEVE_SIMD_UNPACKED_INL_H
+#else
+#define KEYSIEVE_SIMD_UNPACKED_INL_H
+#endif
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/simd/packed_affine.h"
+#include "kernels/simd/vectors-inl.h"
+
+// The packed codes of affine weights, a step at a time, and panels of them unpacked to bytes.
+HWY_BEFORE_NAMESPACE();
+namespace keysieve::simd::HWY_NAMESPACE {
+
+using VU8 = hn::Vec<hn::ScalableTag<uint8_t>>;
+
+// What changes from matrix to matrix, fixed at compile time: code bits and columns per scale within a group
+// of 32 (16 for Q6_K, 32 for all others), and whether the bias is -zero_point * scale.
+template <int kCodeBits, int kScaleColumns, bool kZeroPoint>
+struct AffineKind {
+  static constexpr int kBits = kCodeBits;
+  static constexpr int kRuns = static_cast<int>(kGroup) / kScaleColumns;  // scale runs per group: 1 or 2
+  static constexpr int kStepsPerRun = static_cast<int>(kSteps) / kRuns;
+  static constexpr bool kHasZeroPoint = kZeroPoint;
+};
+
+// One step of one panel: 64 bytes in 1, 2 or 4 vectors.
+struct StepCodes {
+  VU8 v[kVectorsPerPanel];
+};
+
+HWY_INLINE VU8 load_bytes(const uint8_t* p) { return hn::LoadU(hn::ScalableTag<uint8_t>(), p); }
+
+// Nibbles and bit fields of whole vectors; shifts run on 16-bit lanes, the mask drops what crossed a byte.
+template <int kShift>
+HWY_INLINE VU8 field(VU8 v, uint8_t mask) {
+  const hn::ScalableTag<uint8_t> d8;
+  const hn::ScalableTag<uint16_t> d16;
+  if constexpr (kShift >= 0) {
+    v = hn::BitCast(d8, hn::ShiftRight<kShift>(hn::BitCast(d16, v)));
+  } else {
+    v = hn::BitCast(d8, hn::ShiftLeft<-kShift>(hn::BitCast(d16, v)));
+  }
+  return hn::And(v, hn::Set(d8, mask));
+}
+
+// The codes of step kStep of one group, as bytes. `group` points at group_code_bytes(kBits) packed bytes.
+template <int kBits, int kStep>
+HWY_INLINE StepCodes unpack_step(const uint8_t* group) {
+  StepCodes codes;
+  for (size_t i = 0; i < kVectorsPerPanel; ++i) {
+    const size_t at = i * kLanes * 4;
+    if constexpr (kBits == 8) {
+      codes.v[i] = load_bytes(group + kStep * kStepBytes + at);
+    } else {
+      const VU8 plane = load_bytes(group + kStep % 4 * kStepBytes + at);
+      VU8 code = field < kStep<4 ? 0 : 4>(plane, 15);
+      if constexpr (kBits == 5) {
+        const VU8 high = load_bytes(group + 4 * kStepBytes + at);
+        code = hn::Or(code, field<kStep - 4>(high, 16));  // bit kStep to bit 4
+      } else if constexpr (kBits == 6) {
+        const VU8 high = load_bytes(group + (4 + kStep / 4) * kStepBytes + at);
+        code = hn::Or(code, field<2 * (kStep % 4) - 4>(high, 48));  // bits 2(kStep%4).. to bits 4, 5
+      }
+      codes.v[i] = code;
+    }
+  }
+  return codes;
+}
+
+// kPanels neighbouring panels unpacked for prefill, one record a group, so that a tile walks one pointer:
+// codes [8 steps, kPanels, 64 bytes], scales [runs, kPanels, 16 floats], biases [kPanels, 16 floats] (none
+// with a zero point).
+template <class Kind, size_t kPanels>
+struct Unpacked {
+  static constexpr size_t kScalesAt = kSteps * kPanels * kStepBytes;
+  static constexpr size_t kVectorBytes = kPanelRows * sizeof(float);
+  static constexpr size_t kBiasesAt = kScalesAt + Kind::kRuns * kPanels * kVectorBytes;
+  static constexpr size_t kGroupBytes = kBiasesAt + (Kind::kHasZeroPoint ? 0 : kPanels * kVectorBytes);
+
+  static constexpr size_t code_at(size_t step, size_t panel) { return (step * kPanels + panel) * kStepBytes; }
+  static constexpr size_t scale_at(size_t run, size_t panel) {
+    return kScalesAt + (run * kPanels + panel) * kVectorBytes;
+  }
+  static constexpr size_t bias_at(size_t panel) { return kBiasesAt + panel * kVectorBytes; }
+};
+
+template <class Kind, size_t kPanels, int kStep>
+HWY_INLINE void unpack_to(std::byte* out, const uint8_t* group, size_t panel) {
+  const StepCodes step = unpack_step<Kind::kBits, kStep>(group);
+  auto* to = reinterpret_cast<uint8_t*>(out + Unpacked<Kind, kPanels>::code_at(kStep, panel));
+  for (size_t i = 0; i < kVectorsPerPanel; ++i) {
+    hn::StoreU(step.v[i], hn::ScalableTag<uint8_t>(), to + i * kLanes * 4);
+  }
+}
+
+// Widens 16 scales or biases.
+HWY_INLINE void widen_to(std::byte* out, const Half* halves) {
+  auto* to = reinterpret_cast<float*>(out);
+  for (size_t i = 0; i < kPanelRows; i += kLanes) hn::StoreU(load_half(halves + i), F32(), to + i);
+}
+
+template <class Kind, size_t kPanels>
+inline void unpack_panel(std::byte* out, const PackedAffine& w, size_t first_panel, size_t index) {
+  using Layout = Unpacked<Kind, kPanels>;
+  const uint8_t* codes = w.panel_codes(first_panel + index);
+  const Half* scales = w.panel_scales(first_panel + index);
+  const Half* biases = w.panel_biases(first_panel + index);
+  const size_t scale_columns = static_cast<size_t>(w.format.group);
+  for (size_t g = 0; g < w.groups();
+       ++g, codes += group_code_bytes(Kind::kBits), out += Layout::kGroupBytes) {
+    unpack_to<Kind, kPanels, 0>(out, codes, index);
+    unpack_to<Kind, kPanels, 1>(out, codes, index);
+    unpack_to<Kind, kPanels, 2>(out, codes, index);
+    unpack_to<Kind, kPanels, 3>(out, codes, index);
+    unpack_to<Kind, kPanels, 4>(out, codes, index);
+    unpack_to<Kind, kPanels, 5>(out, codes, index);
+    unpack_to<Kind, kPanels, 6>(out, codes, index);
+    unpack_to<Kind, kPanels, 7>(out, codes, index);
+    for (size_t run = 0; run < Kind::kRuns; ++run) {
+      const size_t at = (g * kGroup + run * (kGroup / Kind::kRuns)) / scale_columns * kPanelRows;
+      widen_to(out + Layout::scale_at(run, index), scales + at);
+      if constexpr (!Kind::kHasZeroPoint) widen_to(out + Layout::bias_at(index), biases + at);
+    }
+  }
+}
+
+}  // namespace keysieve::simd::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif  // KEYSIEVE_SIMD_UNPACKED_INL_H
