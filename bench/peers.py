@@ -221,7 +221,7 @@ def parse_arguments():
     add("--tune-context", type=int, default=1024)
     add("--tune-again", action="store_true", help="forget the peers' remembered best settings")
     add("--quality-window", type=int, default=1024, help="tokens a window of the perplexity check (%(default)s)")
-    add("--quality-windows", type=int, default=12)
+    add("--quality-windows", type=int, default=48)
     add("--keysieve-options", default="", help="more options for keysieve's rows, space-separated")
     add("--program", type=Path, default=ROOT / "build" / "keysieve", help="keysieve itself")
     add("--own-model", type=Path, help="the same model in another format, for keysieve's rows")

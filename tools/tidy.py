@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """clang-tidy over the sources, remembering which passed.
 
-A file that passed is not read again until it, any header or .clang-tidy changes: .cache/tidy holds an empty file
-per hash of the three.
+A file that passed is not read again until it, a header of ours that it includes or .clang-tidy changes: .cache/tidy
+holds an empty file per hash of the three.
 """
 
 import argparse
 import concurrent.futures
+import functools
 import hashlib
 import os
 import re
@@ -18,11 +19,30 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("src", "examples", "fuzz")
 
 
-def digest_of(paths, start=b""):
-    state = hashlib.sha256(start)
-    for path in paths:
-        state.update(path.read_bytes() + b"\0")
-    return state.digest()
+INCLUDE = re.compile(rb'^\s*#\s*include\s*["<]([^">]+)[">]', re.MULTILINE)
+
+
+@functools.cache
+def included_by(path):
+    """The files of ours that this one names, as compilers find them: beside it, or from one of the roots."""
+    names = [match.decode() for match in INCLUDE.findall(path.read_bytes())]
+    roots = (path.parent, ROOT / "src", ROOT / "include", ROOT)
+    found = [next((root / name for root in roots if (root / name).is_file()), None) for name in names]
+    return [each.resolve() for each in found if each]
+
+
+def digest_of(path):
+    """Of a source and all that it includes, directly or not."""
+    seen, todo = set(), [path]
+    while todo:
+        at = todo.pop()
+        if at not in seen:
+            seen.add(at)
+            todo.extend(included_by(at))
+    state = hashlib.sha256(str(path.relative_to(ROOT)).encode())
+    for each in [ROOT / ".clang-tidy", *sorted(seen)]:
+        state.update(each.read_bytes() + b"\0")
+    return state.hexdigest()
 
 
 def tidy(build, path):
@@ -36,15 +56,13 @@ def main():
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="a folder with compile_commands.json")
     parser.add_argument("files", nargs="*", type=Path, help="default: all of " + ", ".join(FOLDERS))
     arguments = parser.parse_args()
-    headers = sorted(path for folder in (*FOLDERS, "include") for path in (ROOT / folder).rglob("*.h"))
-    common = digest_of([ROOT / ".clang-tidy", *headers])
     compiled = (arguments.build / "compile_commands.json").read_text()
     sources = [path.resolve() for path in arguments.files] or [
         path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.cpp"))]
     sources = [path for path in sources if str(path) in compiled]
     cache = ROOT / ".cache" / "tidy"
     cache.mkdir(parents=True, exist_ok=True)
-    stamps = {path: cache / digest_of([path], common + str(path.relative_to(ROOT)).encode()).hex() for path in sources}
+    stamps = {path: cache / digest_of(path) for path in sources}
     todo = [path for path in sources if not stamps[path].exists()]
 
     seen = set()

@@ -116,7 +116,7 @@ class EvalNeedleCommand final : public Command {
                       {"passed", row.passed},
                       {"trials", row.trials},
                       {"wilson95", row.wilson95},
-                      {"passed_of_dense", row.passed_of_dense},
+                      {"passed_of_dense", row.passed_of_dense ? Json(*row.passed_of_dense) : Json()},
                       {"strict", row.strict},
                       {"code_nll", or_null(row.code_nll)},
                       {"prefill_seconds", row.prefill_seconds},

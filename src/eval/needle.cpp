@@ -81,13 +81,13 @@ class NeedleRun {
                                           options_.seed, options_.form);
       prompts.push_back(make_needle_prompt(codec_, haystack, spec));
     }
-    std::vector<bool> dense_passed(options_.trials, false);
+    std::vector<bool> dense_passed;  // [trials]; empty without dense
     const size_t first_row = result.rows.size();
     for (const Pass& pass : passes_) {
       run_row(pass, context, prompts, result);
       if (pass.mode != AttentionMode::dense) continue;
       const auto trials = std::span(result.trials).last(options_.trials);
-      for (size_t i = 0; i < trials.size(); ++i) dense_passed[i] = trials[i].passed;
+      for (const NeedleTrial& trial : trials) dense_passed.push_back(trial.passed);
     }
     for (size_t r = first_row; r < result.rows.size(); ++r) {
       const auto trials = std::span(result.trials).subspan(r * options_.trials, options_.trials);
@@ -198,8 +198,9 @@ class NeedleRun {
                      const std::vector<bool>& dense_passed) {
     double nll = 0;
     size_t with_nll = 0;
+    if (!dense_passed.empty()) row.passed_of_dense = 0;
     for (const NeedleTrial& trial : trials) {
-      row.passed_of_dense += trial.passed && dense_passed[row.trials] ? 1 : 0;
+      if (!dense_passed.empty()) *row.passed_of_dense += trial.passed && dense_passed[row.trials] ? 1 : 0;
       ++row.trials;
       row.passed += trial.passed ? 1 : 0;
       row.strict += trial.strict ? 1 : 0;

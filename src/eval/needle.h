@@ -60,11 +60,11 @@ struct NeedleRow {
   size_t trials = 0;
   size_t passed = 0;
   size_t strict = 0;
-  size_t passed_of_dense = 0;            // passed among the trials that dense passed; 0 without dense
-  std::optional<double> code_nll;        // mean over trials that all have one
-  std::array<double, 2> wilson95{0, 1};  // of `passed`
-  double prefill_seconds = 0;            // mean over trials
-  double positions_read = 0;             // by one query in one layer, mean over the prompts
+  std::optional<size_t> passed_of_dense;  // passed among the trials that dense passed; none without dense
+  std::optional<double> code_nll;         // mean over trials that all have one
+  std::array<double, 2> wilson95{0, 1};   // of `passed`
+  double prefill_seconds = 0;             // mean over trials
+  double positions_read = 0;              // by one query in one layer, mean over the prompts
   uint64_t peak_rss_bytes = 0;  // highest of this process during the row, where the system can say so
 };
 

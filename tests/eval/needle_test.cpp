@@ -134,6 +134,7 @@ TEST_F(Needle, ReportsEveryModeOnTheSamePrompts) {
     EXPECT_EQ(row.budget, row.mode == AttentionMode::dense ? 0u : 48u);
     EXPECT_GT(row.prefill_seconds, 0);
     EXPECT_GT(row.code_nll, 0);
+    EXPECT_TRUE(row.passed_of_dense) << to_string(row.mode);
     EXPECT_GT(row.peak_rss_bytes, 0u);
     if (row.mode == AttentionMode::dense) {
       EXPECT_GT(row.positions_read, 150);
@@ -142,6 +143,15 @@ TEST_F(Needle, ReportsEveryModeOnTheSamePrompts) {
     }
   }
   for (size_t i = 0; i < 2; ++i) EXPECT_EQ(result->trials[i].codes, result->trials[i + 2].codes);
+}
+
+TEST_F(Needle, SaysNothingOfDenseWithoutIt) {
+  const EvalSetting setting(model_, sparse(48));
+  NeedleOptions wanted = options();
+  wanted.modes = {AttentionMode::sparse};
+  const auto result = run_needle(setting, wanted);
+  ASSERT_TRUE(result);
+  EXPECT_FALSE(result->rows.front().passed_of_dense);
 }
 
 TEST_F(Needle, ABudgetThatHoldsEverythingAnswersAsDense) {
