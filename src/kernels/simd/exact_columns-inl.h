@@ -42,9 +42,8 @@ class PackedColumns {
  public:
   struct Column {
     const uint8_t* codes;  // of its group in the first panel, and so the others
-    const Half* scales;    // [16]
-    const Half* biases;    // [16]
     size_t index;          // within the group
+    size_t scales_at;      // its scales (and biases) of the first panel [16]
   };
 
   PackedColumns(const PackedAffine& weight, size_t first_panel)
@@ -60,21 +59,21 @@ class PackedColumns {
     const uint32_t group = index / kGroup;
     // A division takes as long as the rest of a column's work.
     const size_t at = (scale_columns_ == kGroup ? group : index / scale_columns_) * kPanelRows;
-    return {codes_ + group * group_code_bytes(Kind::kBits), scales_ + at, biases_ + at, index % kGroup};
+    return {codes_ + group * group_code_bytes(Kind::kBits), index % kGroup, at};
   }
 
   HWY_INLINE VF weights(const Column& c, size_t panel, size_t row) const {
     const VI code = column_codes<Kind::kBits>(c.codes + panel * code_stride_, c.index, row);
-    const size_t at = panel * scale_stride_ + row;
-    const VF scale = load_half(c.scales + at);
+    const size_t at = c.scales_at + panel * scale_stride_ + row;
+    const VF scale = load_half(scales_ + at);
     if constexpr (Kind::kHasZeroPoint) return hn::Mul(hn::ConvertTo(F32(), hn::Sub(code, zero_)), scale);
-    return hn::MulAdd(hn::ConvertTo(F32(), code), scale, load_half(c.biases + at));
+    return hn::MulAdd(hn::ConvertTo(F32(), code), scale, load_half(biases_ + at));
   }
 
  private:
   const uint8_t* codes_;
   const Half* scales_;
-  const Half* biases_;
+  const Half* biases_;  // null with a zero point
   size_t code_stride_;  // between panels
   size_t scale_stride_;
   uint32_t scale_columns_;
