@@ -21,6 +21,28 @@ if(KEYSIEVE_FUZZ)
   target_compile_options(keysieve_flags INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
+# The headers of other projects that nearly every file includes, compiled once for all rooms and once for all tests: a
+# file took 8 to 16 s on a slow machine and takes two thirds of that. A file still includes what it uses:
+# tools/tidy.py reads each without them. None where only core and kernels are built, for the same reason.
+set(KEYSIEVE_COMMON_HEADERS <algorithm> <array> <filesystem> <functional> <map> <memory> <optional> <span> <string>
+    <vector> <fmt/format.h> <nlohmann/json.hpp>)
+set(KEYSIEVE_TEST_HEADERS ${KEYSIEVE_COMMON_HEADERS} <gmock/gmock.h> <gtest/gtest.h>)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  target_compile_options(keysieve_flags INTERFACE "SHELL:-Xclang -fno-pch-timestamp")  # or ccache never finds a thing
+endif()
+
+# The first target compiles the headers for all others of its kind: the room core, and its tests.
+function(keysieve_precompile target first headers)
+  if(KEYSIEVE_KERNELS_ONLY)
+    return()
+  endif()
+  if(target STREQUAL first)
+    target_precompile_headers(${target} PRIVATE ${${headers}})
+  else()
+    target_precompile_headers(${target} REUSE_FROM ${first})
+  endif()
+endfunction()
+
 # Parses "ROOMS a b PACKAGES x y" into the link libraries LIBRARIES.
 macro(keysieve_parse_links)
   cmake_parse_arguments(ARG "" "" "ROOMS;PACKAGES" ${ARGN})
@@ -47,6 +69,7 @@ function(keysieve_tests name)
   target_include_directories(${name}_tests PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   target_link_libraries(${name}_tests PRIVATE ${ARGN} keysieve_source_folder keysieve_flags GTest::gmock
                         GTest::gtest_main)
+  keysieve_precompile(${name}_tests core_tests KEYSIEVE_TEST_HEADERS)
   if(name MATCHES "^(hub|cli)$")
     target_link_libraries(${name}_tests PRIVATE keysieve_loopback_server)
   endif()
@@ -60,6 +83,7 @@ function(keysieve_room name)
   if(sources)
     add_library(keysieve_${name} STATIC ${sources})
     target_link_libraries(keysieve_${name} PUBLIC ${LIBRARIES})
+    keysieve_precompile(keysieve_${name} keysieve_core KEYSIEVE_COMMON_HEADERS)
   else()
     add_library(keysieve_${name} INTERFACE)
     target_link_libraries(keysieve_${name} INTERFACE ${LIBRARIES})
@@ -77,6 +101,7 @@ function(keysieve_program name)
   endif()
   add_executable(keysieve ${sources})
   target_link_libraries(keysieve PRIVATE ${LIBRARIES})
+  keysieve_precompile(keysieve keysieve_core KEYSIEVE_COMMON_HEADERS)
   keysieve_tests(${name} ${LIBRARIES})
   if(TARGET ${name}_tests)
     add_dependencies(${name}_tests keysieve)

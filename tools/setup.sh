@@ -12,7 +12,7 @@ ARM_PACKAGES=(libstdc++-12-dev-arm64-cross qemu-user googletest)
 BENCH_PACKAGES=(python3-venv python3-dev g++)
 
 # Fresh clones of the same sources then build in seconds; paths inside the tree do not spoil the cache.
-export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1 CCACHE_SLOPPINESS=pch_defines,time_macros
 
 step() { printf '==> %s\n' "$*" >&2; }
 

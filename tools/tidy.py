@@ -51,12 +51,23 @@ def tidy(build, path):
     return done.returncode, done.stdout + ("" if done.stdout else done.stderr)
 
 
+def without_precompiled_headers(build):
+    """A folder with the build's commands less its precompiled headers, so that a file that lacks an #include is found."""
+    text = (build / "compile_commands.json").read_text()
+    folder = build / "tidy"
+    folder.mkdir(exist_ok=True)
+    (folder / "compile_commands.json").write_text(
+        re.sub(r"(-Winvalid-pch )?(-Xclang -include(-pch)? -Xclang \S+cmake_pch\S* ?)+", "", text))
+    return folder
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="a folder with compile_commands.json")
     parser.add_argument("files", nargs="*", type=Path, help="default: all of " + ", ".join(FOLDERS))
     arguments = parser.parse_args()
-    compiled = (arguments.build / "compile_commands.json").read_text()
+    commands = without_precompiled_headers(arguments.build)
+    compiled = (commands / "compile_commands.json").read_text()
     sources = [path.resolve() for path in arguments.files] or [
         path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.cpp"))]
     sources = [path for path in sources if str(path) in compiled]
@@ -68,7 +79,7 @@ def main():
     seen = set()
     failed = 0
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, (status, text) in zip(todo, pool.map(lambda path: tidy(arguments.build, path), todo)):
+        for path, (status, text) in zip(todo, pool.map(lambda path: tidy(commands, path), todo)):
             if status == 0:
                 stamps[path].touch()
                 continue
