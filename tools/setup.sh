@@ -11,7 +11,8 @@ ARM_PACKAGES=(libstdc++-12-dev-arm64-cross qemu-user googletest)
 # shellcheck disable=SC2034
 BENCH_PACKAGES=(python3-venv python3-dev g++)
 
-# Fresh clones of the same sources then build in seconds; paths inside the tree do not spoil the cache.
+# Paths inside the tree do not spoil the compiler's cache, nor do precompiled headers within one tree; a clone elsewhere
+# compiles its own headers and therefore everything once.
 export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1 CCACHE_SLOPPINESS=pch_defines,time_macros
 
 step() { printf '==> %s\n' "$*" >&2; }
