@@ -122,8 +122,8 @@ TEST(Matmul, ExactValuesSpareTheirNeighboursTheRounding) {
     if (kernels->name() == "reference") continue;
     for (const AffineFormat& format : kFormats) {
       SCOPED_TRACE(std::string(kernels->name()) + ", " + describe(format));
-      for (const size_t tokens : {1, 5, 20}) {
-        const MemoryMatrix w = MemoryMatrix::quantized(format, 40, 128, 9);
+      for (const size_t tokens : {1, 5, 20, 53}) {  // more panels and tokens than are gone over at once
+        const MemoryMatrix w = MemoryMatrix::quantized(format, 150, 128, 9);
         std::vector<float> x = Random(tokens).values(tokens * 128);
         for (size_t t = 0; t < tokens; ++t) x[t * 128 + 3] = x[t * 128 + 70 + t] = 1000.0f;
         const std::vector<float> wanted = exact_product(w, x, tokens);
