@@ -16,22 +16,21 @@ if(KEYSIEVE_SANITIZE)
                          -fno-omit-frame-pointer)
   target_link_options(keysieve_flags INTERFACE -fsanitize=${KEYSIEVE_SANITIZE})
 endif()
-if(KEYSIEVE_FUZZ)
-  # Coverage for libFuzzer everywhere; its driver is linked into the fuzz targets alone.
-  target_compile_options(keysieve_flags INTERFACE -fsanitize=fuzzer-no-link)
-endif()
+# Compiled without optimisation, in half the time: the tests, and the command line where sanitizers see to it.
+set(KEYSIEVE_UNOPTIMISED -O0)
 
-# The headers of other projects that nearly every file includes, compiled once for all rooms and once for all tests: eight
-# files of all kinds took 96 s on a 2-core AMD EPYC (Zen 3, 2026-11-28) and take 61. A file still includes what it uses:
-# tools/tidy.py reads each without them. None where only core and kernels are built, for the same reason.
+# The headers of other projects that nearly every file includes, compiled once for all rooms, the program and all tests: a
+# file took 8 to 16 s on a slow machine and takes two thirds of that. A file still includes what it uses:
+# tools/check_rooms.py sees to it. None where only core and kernels are built, for the same reason.
 set(KEYSIEVE_COMMON_HEADERS <algorithm> <array> <filesystem> <functional> <map> <memory> <optional> <span> <string>
     <vector> <fmt/format.h> <nlohmann/json.hpp>)
+set(KEYSIEVE_PROGRAM_HEADERS ${KEYSIEVE_COMMON_HEADERS} <CLI/CLI.hpp>)
 set(KEYSIEVE_TEST_HEADERS ${KEYSIEVE_COMMON_HEADERS} <gmock/gmock.h> <gtest/gtest.h>)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   target_compile_options(keysieve_flags INTERFACE "SHELL:-Xclang -fno-pch-timestamp")  # or ccache never finds a thing
 endif()
 
-# The first target compiles the headers for all others of its kind: the room core, and its tests.
+# The first target compiles the headers for all others of its kind: the room core, its tests, the program.
 function(keysieve_precompile target first headers)
   if(KEYSIEVE_KERNELS_ONLY)
     return()
@@ -69,6 +68,7 @@ function(keysieve_tests name)
   target_include_directories(${name}_tests PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   target_link_libraries(${name}_tests PRIVATE ${ARGN} keysieve_source_folder keysieve_flags GTest::gmock
                         GTest::gtest_main)
+  target_compile_options(${name}_tests PRIVATE ${KEYSIEVE_UNOPTIMISED})
   keysieve_precompile(${name}_tests core_tests KEYSIEVE_TEST_HEADERS)
   if(name MATCHES "^(hub|cli)$")
     target_link_libraries(${name}_tests PRIVATE keysieve_loopback_server)
@@ -83,7 +83,13 @@ function(keysieve_room name)
   if(sources)
     add_library(keysieve_${name} STATIC ${sources})
     target_link_libraries(keysieve_${name} PUBLIC ${LIBRARIES})
-    keysieve_precompile(keysieve_${name} keysieve_core KEYSIEVE_COMMON_HEADERS)
+    if(NOT name STREQUAL "kernels")  # they include little and read no files
+      if(KEYSIEVE_FUZZ)
+        # Coverage for libFuzzer; its driver is linked into the fuzz targets alone.
+        target_compile_options(keysieve_${name} PRIVATE -fsanitize=fuzzer-no-link)
+      endif()
+      keysieve_precompile(keysieve_${name} keysieve_core KEYSIEVE_COMMON_HEADERS)
+    endif()
   else()
     add_library(keysieve_${name} INTERFACE)
     target_link_libraries(keysieve_${name} INTERFACE ${LIBRARIES})
@@ -101,9 +107,21 @@ function(keysieve_program name)
   endif()
   add_executable(keysieve ${sources})
   target_link_libraries(keysieve PRIVATE ${LIBRARIES})
-  keysieve_precompile(keysieve keysieve_core KEYSIEVE_COMMON_HEADERS)
+  if(KEYSIEVE_SANITIZE)
+    target_compile_options(keysieve PRIVATE ${KEYSIEVE_UNOPTIMISED})
+  endif()
+  keysieve_precompile(keysieve keysieve KEYSIEVE_PROGRAM_HEADERS)
   keysieve_tests(${name} ${LIBRARIES})
   if(TARGET ${name}_tests)
     add_dependencies(${name}_tests keysieve)
+  endif()
+endfunction()
+
+# The AVX-512 kernels take two minutes and more to compile with sanitizers; a machine without runs none of them.
+function(keysieve_leave_out_avx512)
+  include(CheckCXXSourceRuns)
+  check_cxx_source_runs("int main() { return __builtin_cpu_supports(\"avx512vbmi2\") ? 0 : 1; }" KEYSIEVE_CPU_HAS_AVX512)
+  if(NOT KEYSIEVE_CPU_HAS_AVX512)
+    target_compile_definitions(keysieve_kernels PRIVATE KEYSIEVE_WITHOUT_AVX512=1)
   endif()
 endfunction()

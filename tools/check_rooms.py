@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Holds every #include to the table of rooms, and every file to a readable length.
+"""Holds every #include to the table of rooms, every file to a readable length, and every use of a common header to an
+#include of it.
 
 ROOMS is the one place the table lives. A room is a folder of src/; it may include itself, the rooms its row names,
 and <keysieve/error.h>. "public" stands for the headers in include/keysieve/.
@@ -37,6 +38,25 @@ LONGEST_FILE = 600
 COMMON = "keysieve/error.h"
 # Libraries whose own headers ask to be included with quotes.
 EXTERNAL_QUOTED = ("hwy/",)
+
+# The headers that are compiled once for all (cmake/rooms.cmake): a file that lacks one would build all the same.
+PRECOMPILED = {
+    "algorithm": r"std::(ranges::)?(sort|stable_sort|partial_sort|nth_element|min|max|clamp|find|find_if|copy|copy_n|fill|"
+                 r"all_of|any_of|none_of|reverse|lower_bound|upper_bound|max_element|min_element|transform|equal)\(",
+    "array": r"std::array\b",
+    "filesystem": r"std::filesystem\b",
+    "functional": r"std::function\b",
+    "map": r"std::map\b",
+    "memory": r"std::(unique_ptr|shared_ptr|weak_ptr|make_unique|make_shared)\b",
+    "optional": r"std::(optional|nullopt)\b",
+    "span": r"std::span\b",
+    "string": r"std::(string|to_string)\b",
+    "vector": r"std::vector\b",
+    "fmt/format.h": r"fmt::format\b",
+    "nlohmann/json.hpp": r"nlohmann::",
+}
+PRECOMPILED_FOLDERS = ("src", "include")
+COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
@@ -121,6 +141,34 @@ def check_includes(root):
                 yield Finding(str(path), number, f'{what} may not include "{target}" ({found}); it may: {rooms}')
 
 
+def included_names(root, path, seen):
+    """What a file names in its #includes, and the headers of ours among these in turn."""
+    names = set()
+    for line in (root / path).read_text(encoding="utf-8", errors="replace").splitlines():
+        match = INCLUDE.match(line)
+        if not match or match[2] in names:
+            continue
+        names.add(match[2])
+        for folder in (path.parent, Path("src"), Path("include")):
+            header = folder / match[2]
+            if header not in seen and (root / header).is_file():
+                seen.add(header)
+                names |= included_names(root, header, seen)
+    return names
+
+
+def check_precompiled(root):
+    for path in source_files(root, PRECOMPILED_FOLDERS, {".cpp", ".h"}):
+        text = (root / path).read_text(encoding="utf-8", errors="replace")
+        code = COMMENT_OR_STRING.sub(lambda match: "\n" * match[0].count("\n"), text)
+        names = included_names(root, path, {path})
+        for header, use in PRECOMPILED.items():
+            found = None if header in names else re.search(use, code)
+            if found:
+                line = code.count("\n", 0, found.start()) + 1
+                yield Finding(str(path), line, f"{found[0].rstrip('(')} is used without #include <{header}>")
+
+
 def check_lengths(root):
     for path in source_files(root, LENGTH_FOLDERS, LENGTH_SUFFIXES):
         with open(root / path, "rb") as file:
@@ -129,11 +177,15 @@ def check_lengths(root):
             yield Finding(str(path), lines, f"{lines} lines, at most {LONGEST_FILE}: split it by what it does")
 
 
+def all_findings(root):
+    return [*check_includes(root), *check_precompiled(root), *check_lengths(root)]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent)
     root = parser.parse_args().root
-    findings = [*check_includes(root), *check_lengths(root)]
+    findings = all_findings(root)
     for finding in findings:
         print(finding)
     count = sum(1 for _ in source_files(root, SOURCE_FOLDERS, SOURCE_SUFFIXES))

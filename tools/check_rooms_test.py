@@ -24,7 +24,7 @@ class CheckRoomsTest(unittest.TestCase):
         (self.root / path).write_text(text)
 
     def messages(self):
-        return [str(f) for f in (*check_rooms.check_includes(self.root), *check_rooms.check_lengths(self.root))]
+        return [str(f) for f in check_rooms.all_findings(self.root)]
 
     def assert_one(self, *parts):
         messages = self.messages()
@@ -76,6 +76,12 @@ class CheckRoomsTest(unittest.TestCase):
     def test_include_of_nothing(self):
         self.write("src/core/bad.cpp", '#include "core/jsno.h"\n')
         self.assert_one("src/core/bad.cpp:1:", "no file of this repository")
+
+    def test_common_headers_are_named_by_who_uses_them(self):
+        self.write("src/core/good.cpp", '#include "core/json.h"\n// std::vector\nstd::string name = "std::vector";\n')
+        self.assertEqual(self.messages(), [])  # <string> comes with error.h
+        self.write("src/core/bad.cpp", '#include "core/json.h"\n/* no\n */ std::vector<int> v;\n')
+        self.assert_one("src/core/bad.cpp:3:", "std::vector", "<vector>")
 
     def test_long_file(self):
         self.write("src/core/long.cpp", "\n" * 601)

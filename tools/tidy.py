@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""clang-tidy over the sources, remembering which passed.
+"""clang-tidy over the sources, several files of a room at once, remembering which passed.
 
-A file that passed is not read again until it, a header of ours that it includes or .clang-tidy changes: .cache/tidy
+Two files of a room therefore name different things differently. A file that passed is not read again until it, a header of ours that it includes or .clang-tidy changes: .cache/tidy
 holds an empty file per hash of the three.
 """
 
@@ -9,6 +9,7 @@ import argparse
 import concurrent.futures
 import functools
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -17,7 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("src", "examples", "fuzz")
-
+MOST_IN_UNIT = 9
+PRECOMPILED = re.compile(r"(-Winvalid-pch )?(-Xclang -include(-pch)? -Xclang \S+cmake_pch\S* ?)+")
 
 INCLUDE = re.compile(rb'^\s*#\s*include\s*["<]([^">]+)[">]', re.MULTILINE)
 
@@ -45,20 +47,46 @@ def digest_of(path):
     return state.hexdigest()
 
 
-def tidy(build, path):
-    done = subprocess.run(["clang-tidy-19", "-quiet", "-p", str(build), str(path)], cwd=ROOT, text=True,
-                          stdin=subprocess.DEVNULL, capture_output=True)
-    return done.returncode, done.stdout + ("" if done.stdout else done.stderr)
+def units_of(sources):
+    """Lists of files to be read as one: what costs time is the headers, and those of a room are the same."""
+    alone = [path for path in sources if path.name == "simd_kernels.cpp" or "fuzz" in path.relative_to(ROOT).parts]
+    rooms = {}
+    for path in sources:
+        if path not in alone:
+            rooms.setdefault(path.relative_to(ROOT).parts[:2], []).append(path)
+    units = [[path] for path in alone]
+    for paths in rooms.values():
+        count = -(-len(paths) // MOST_IN_UNIT)
+        units += [paths[at::count] for at in range(count)]
+    return sorted(units, key=len, reverse=True)
 
 
-def without_precompiled_headers(build):
-    """A folder with the build's commands less its precompiled headers, so that a file that lacks an #include is found."""
-    text = (build / "compile_commands.json").read_text()
+def write_units(build, units):
+    """A folder with a file for each unit, which includes its sources, and the commands to compile them: the build's
+    own less its precompiled headers."""
+    commands = {entry["file"]: entry for entry in json.loads((build / "compile_commands.json").read_text())}
     folder = build / "tidy"
     folder.mkdir(exist_ok=True)
-    (folder / "compile_commands.json").write_text(
-        re.sub(r"(-Winvalid-pch )?(-Xclang -include(-pch)? -Xclang \S+cmake_pch\S* ?)+", "", text))
-    return folder
+    entries, files = [], []
+    for number, unit in enumerate(units):
+        entry = dict(commands[str(unit[0])])
+        path = unit[0]
+        if len(unit) > 1:
+            path = folder / f"unit{number}.cpp"
+            path.write_text("".join(f'#include "{source}"\n' for source in unit))
+        entry["command"] = PRECOMPILED.sub("", entry["command"]).replace(entry["file"], str(path))
+        entry["file"] = str(path)
+        entries.append(entry)
+        files.append(path)
+    (folder / "compile_commands.json").write_text(json.dumps(entries))
+    return folder, files
+
+
+def tidy(build, path):
+    done = subprocess.run(["clang-tidy-19", "-quiet", f"--config-file={ROOT}/.clang-tidy",
+                           "--checks=-bugprone-suspicious-include", "-p", str(build),
+                           str(path)], cwd=ROOT, text=True, stdin=subprocess.DEVNULL, capture_output=True)
+    return done.returncode, done.stdout + ("" if done.stdout else done.stderr)
 
 
 def main():
@@ -66,22 +94,24 @@ def main():
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="a folder with compile_commands.json")
     parser.add_argument("files", nargs="*", type=Path, help="default: all of " + ", ".join(FOLDERS))
     arguments = parser.parse_args()
-    commands = without_precompiled_headers(arguments.build)
-    compiled = (commands / "compile_commands.json").read_text()
+    compiled = (arguments.build / "compile_commands.json").read_text()
     sources = [path.resolve() for path in arguments.files] or [
         path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.cpp"))]
-    sources = [path for path in sources if str(path) in compiled]
+    sources = [path for path in sources if f'"{path}"' in compiled]
     cache = ROOT / ".cache" / "tidy"
     cache.mkdir(parents=True, exist_ok=True)
     stamps = {path: cache / digest_of(path) for path in sources}
     todo = [path for path in sources if not stamps[path].exists()]
+    units = units_of(todo)
+    folder, files = write_units(arguments.build, units)
 
     seen = set()
     failed = 0
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, (status, text) in zip(todo, pool.map(lambda path: tidy(commands, path), todo)):
+        for unit, (status, text) in zip(units, pool.map(lambda path: tidy(folder, path), files)):
             if status == 0:
-                stamps[path].touch()
+                for path in unit:
+                    stamps[path].touch()
                 continue
             failed += 1
             findings = [line for line in text.splitlines() if re.search(r": (warning|error):", line)]
@@ -89,7 +119,7 @@ def main():
                 if line not in seen:  # a header's finding shows up in every file that includes it
                     seen.add(line)
                     print(line)
-    print(f"tidy: {len(sources)} files, {len(todo)} read, {failed} with findings", file=sys.stderr)
+    print(f"tidy: {len(sources)} files, {len(todo)} read, {failed} of {len(units)} units with findings", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "core/memory.h"
+#include "core/system_reason.h"
 #include "keysieve/error.h"
 
 namespace keysieve {
@@ -70,7 +71,8 @@ class FileColdStore final : public ColdStore {
       file_ = ::mkostemp(name.data(), O_CLOEXEC);
       if (file_ >= 0) ::unlink(name.c_str());
     }
-    if (file_ < 0) fail("cannot be created: " + reason(errno), "name a writable folder with --cold-store");
+    if (file_ < 0)
+      fail("cannot be created: " + system_reason(errno), "name a writable folder with --cold-store");
   }
   FileColdStore(const FileColdStore&) = delete;
   FileColdStore& operator=(const FileColdStore&) = delete;
@@ -141,11 +143,10 @@ class FileColdStore final : public ColdStore {
   void clear() override {
     for (auto& runs : runs_) runs.clear();
     size_ = 0;
-    if (::ftruncate(file_, 0) != 0) fail("cannot be emptied: " + reason(errno));
+    if (::ftruncate(file_, 0) != 0) fail("cannot be emptied: " + system_reason(errno));
   }
 
  private:
-  static std::string reason(int error) { return std::generic_category().message(error); }
   [[noreturn]] void fail(const std::string& found, std::string_view way_out = {}) const {
     throw Error(ErrorKind::file, subject_, found, {}, way_out);
   }
@@ -171,7 +172,7 @@ class FileColdStore final : public ColdStore {
   // Writing behind a lost end would bring the file back to its size with zeros for what was lost.
   void require_whole() const {
     struct stat status{};
-    if (::fstat(file_, &status) != 0) fail("cannot be read: " + reason(errno));
+    if (::fstat(file_, &status) != 0) fail("cannot be read: " + system_reason(errno));
     if (static_cast<uint64_t>(status.st_size) != size_) {
       fail(fmt::format("has lost rows: {} bytes of {}", status.st_size, size_));
     }
@@ -184,7 +185,7 @@ class FileColdStore final : public ColdStore {
       error = ::posix_fallocate(file_, static_cast<off_t>(size_), static_cast<off_t>(bytes));
     } while (error == EINTR);
     if (error != 0) {
-      fail(fmt::format("cannot grow past {} bytes: {}", size_, reason(error)),
+      fail(fmt::format("cannot grow past {} bytes: {}", size_, system_reason(error)),
            "free space, name another folder with --cold-store, or use a smaller context");
     }
     runs_[layer].push_back(size_);
@@ -199,7 +200,7 @@ class FileColdStore final : public ColdStore {
       got = ::preadv(file_, parts.data(), static_cast<int>(parts.size()), static_cast<off_t>(at));
     } while (got < 0 && errno == EINTR);
     if (got == static_cast<ssize_t>(wanted)) return;
-    fail(got < 0 ? "cannot be read: " + reason(errno)
+    fail(got < 0 ? "cannot be read: " + system_reason(errno)
                  : fmt::format("has lost rows: {} of {} bytes at {}", got, wanted, at));
   }
 
@@ -207,7 +208,7 @@ class FileColdStore final : public ColdStore {
     while (!bytes.empty()) {
       const ssize_t written = ::pwrite(file_, bytes.data(), bytes.size(), static_cast<off_t>(at));
       if (written < 0 && errno == EINTR) continue;
-      if (written <= 0) fail("cannot be written: " + reason(written < 0 ? errno : EIO));
+      if (written <= 0) fail("cannot be written: " + system_reason(written < 0 ? errno : EIO));
       bytes = bytes.subspan(static_cast<size_t>(written));
       at += static_cast<uint64_t>(written);
     }

@@ -8,9 +8,6 @@
 namespace keysieve {
 namespace {
 
-// So many slots pass through one buffer on their way to or from a session file.
-constexpr size_t kRecordsAtOnce = 256;
-
 size_t product(size_t a, size_t b) { return detail::checked_product(a, b); }
 
 }  // namespace

@@ -12,6 +12,9 @@
 
 namespace keysieve {
 
+// So many slots pass through one buffer on their way to or from a session file.
+inline constexpr size_t kRecordsAtOnce = 256;
+
 // Rows of one layer at a fixed capacity: keys, values and index keys by slot. Knows nothing of positions or
 // budgets. Memory is reserved at once and taken page by page as slots are written.
 class LayerStore {

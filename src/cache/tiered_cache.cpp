@@ -12,9 +12,6 @@
 namespace keysieve {
 namespace {
 
-// So many positions pass through one buffer on their way to or from a session file.
-constexpr size_t kRecordsAtOnce = 256;
-
 size_t layer_budget(const TieredCacheOptions& options, size_t layer) {
   return layer < options.budgets.size() ? options.budgets[layer] : options.budget;
 }

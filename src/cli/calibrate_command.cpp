@@ -13,7 +13,7 @@
 namespace keysieve::cli {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kCalibrateExamples = R"(Examples:
   keysieve calibrate --model smollm2-135m --text book.txt web.jsonl --out indexers/smollm2-135m
   keysieve calibrate --model model.gguf --text book.txt --out small --rank 16 --windows 4 --window 2048
 Texts are plain, or .jsonl with a "text" in each line. --indexer auto finds what lies in indexers/.)";
@@ -21,7 +21,7 @@ Texts are plain, or .jsonl with a "text" in each line. --indexer auto finds what
 class CalibrateCommand final : public Command {
  public:
   void add_options(CLI::App& app) override {
-    app.footer(kExamples);
+    app.footer(kCalibrateExamples);
     model_.add(app);
     // Calibration keeps keys and values as the model does by default: rounding them changes no moment.
     app.remove_option(app.get_option("--kv"));

@@ -9,7 +9,7 @@
 namespace keysieve::cli {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kChatExamples = R"(Examples:
   keysieve chat
   keysieve chat --model qwen2.5-coder-0.5b --system "You answer in one sentence."
   keysieve chat --indexer auto --budget 512 --stats
@@ -25,7 +25,7 @@ constexpr const char* kHelp = R"(  /clear   forget the conversation
 class ChatCommand final : public Command {
  public:
   void add_options(CLI::App& app) override {
-    app.footer(kExamples);
+    app.footer(kChatExamples);
     sampling_.add(app);
     chat_.add(app);
     model_.add(app);

@@ -13,7 +13,7 @@
 namespace keysieve::cli {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kDemoExamples = R"(Examples:
   keysieve demo
   keysieve demo --prompt "Name three rivers of Europe."
   keysieve demo --interactive --budget 256
@@ -94,7 +94,7 @@ class Pair {
 class DemoCommand final : public Command {
  public:
   void add_options(CLI::App& app) override {
-    app.footer(kExamples);
+    app.footer(kDemoExamples);
     auto* prompt = app.add_option("--prompt,-p", prompt_, "one prompt of yours instead")->type_name("TEXT");
     auto* interactive = app.add_flag("--interactive,-i", interactive_, "a chat that shows both answers");
     prompt->excludes(interactive);

@@ -13,7 +13,7 @@
 namespace keysieve::cli {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kEvalExamples = R"(Examples:
   keysieve eval needle --haystack book.txt --contexts 4096 --budget 256
   keysieve eval ppl --text book.txt --window 4096 --windows 3 --budget 512
   keysieve eval latency --contexts 2048,8k --budget 512
@@ -36,7 +36,7 @@ constexpr std::array kParts{
 class EvalCommand final : public Command {
  public:
   void add_options(CLI::App& app) override {
-    app.footer(kExamples);
+    app.footer(kEvalExamples);
     app.require_subcommand(1);
     for (const CommandEntry& entry : kParts) {
       parsers_.push_back(app.add_subcommand(entry.name, entry.summary));

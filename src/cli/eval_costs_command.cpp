@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "cli/eval_arguments.h"
 #include "cli/interrupt.h"
 #include "eval/costs.h"

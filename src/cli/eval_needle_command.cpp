@@ -10,7 +10,7 @@
 namespace keysieve::cli {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kEvalNeedleExamples = R"(Examples:
   keysieve eval needle --haystack book.txt --budget 256
   keysieve eval needle --haystack a.txt b.txt --contexts 4096,8k --trials 50 --modes dense,sparse --json
   keysieve eval needle --dense --modes dense,recent --budget 512
@@ -31,7 +31,7 @@ NeedleForm parse_form(const std::string& text) {
 class EvalNeedleCommand final : public Command {
  public:
   void add_options(CLI::App& app) override {
-    app.footer(kExamples);
+    app.footer(kEvalNeedleExamples);
     add_list(app, "--contexts", contexts_,
              "tokens of prompt and answer together; without it 4096, or 2048 without --haystack");
     add_count(app, "--trials", trials_, "for each context and mode")->default_str("20");

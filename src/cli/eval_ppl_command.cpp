@@ -11,7 +11,7 @@
 namespace keysieve::cli {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kEvalPplExamples = R"(Examples:
   keysieve eval ppl --text book.txt --window 4096 --windows 3 --budget 512
   keysieve eval ppl --text a.txt b.txt --windows 8 --baselines oracle,recent,random --json
   keysieve eval ppl --text a.txt --budgets 128,256,512 --baselines oracle,quest --resume ppl.part --json
@@ -25,7 +25,7 @@ with fewer than 8 windows over blocks of 128 tokens.)";
 class EvalPplCommand final : public Command {
  public:
   void add_options(CLI::App& app) override {
-    app.footer(kExamples);
+    app.footer(kEvalPplExamples);
     text_.add(app);
     add_list(app, "--baselines", baselines_,
              "oracle, recent, random, snap-kv, h2o, streaming, quest: run these as well");

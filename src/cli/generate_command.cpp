@@ -11,7 +11,7 @@
 namespace keysieve::cli {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kGenerateExamples = R"(Examples:
   keysieve generate --prompt "Why is the sky blue?"
   keysieve generate --model qwen2.5-coder-0.5b --prompt-file task.txt --stats
   keysieve generate --indexer auto --budget 512 --prompt-file long.txt --json
@@ -23,7 +23,7 @@ Ctrl-C prints what there is and ends with status 130; the JSON then says "interr
 class GenerateCommand final : public Command {
  public:
   void add_options(CLI::App& app) override {
-    app.footer(kExamples);
+    app.footer(kGenerateExamples);
     auto* prompt =
         app.add_option("--prompt,-p", prompt_, "the question, or with --raw the beginning of the text")
             ->type_name("TEXT");

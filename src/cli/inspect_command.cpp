@@ -11,7 +11,7 @@
 namespace keysieve::cli {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kInspectExamples = R"(Examples:
   keysieve inspect smollm2-135m
   keysieve inspect model.gguf --json
   keysieve inspect indexers/smollm2-135m --tensors)";
@@ -23,7 +23,7 @@ std::string shape_text(const std::vector<uint64_t>& shape) {
 class InspectCommand final : public Command {
  public:
   void add_options(CLI::App& app) override {
-    app.footer(kExamples);
+    app.footer(kInspectExamples);
     app.add_option("what", what_, "a file, a model or an indexer: a path, a Hub id or a short name")
         ->required()
         ->type_name("FILE|MODEL|INDEXER");

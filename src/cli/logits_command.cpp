@@ -9,7 +9,7 @@
 namespace keysieve::cli {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kLogitsExamples = R"(Examples:
   keysieve logits --tokens ids.txt --out logits.npy
   keysieve logits --model tiny.gguf --kernels reference --tokens ids.json --out logits.npy
   keysieve logits --indexer auto --budget 256 --tokens ids.txt --out sparse.npy --selection read.json
@@ -19,7 +19,7 @@ The selection is [layer][query] -> ascending positions; one set per KV head: [la
 class LogitsCommand final : public Command {
  public:
   void add_options(CLI::App& app) override {
-    app.footer(kExamples);
+    app.footer(kLogitsExamples);
     app.add_option("--tokens", tokens_,
                    "token ids: a JSON list, or separated by white space; - is standard input")
         ->required()

@@ -16,7 +16,7 @@
 namespace keysieve::cli {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kMainExamples = R"(Examples:
   keysieve demo
   keysieve generate --prompt "Why is the sky blue?"
   keysieve generate --indexer auto --budget 512 --prompt-file question.txt
@@ -79,7 +79,7 @@ int run(int argc, char** argv) {
                "keysieve");
   app.set_version_flag("--version", version_text);
   app.require_subcommand(1);
-  app.footer(kExamples);
+  app.footer(kMainExamples);
   std::vector<std::unique_ptr<Command>> made;
   std::vector<CLI::App*> parsers;
   for (const CommandEntry& entry : commands()) {

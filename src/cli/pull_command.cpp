@@ -14,7 +14,7 @@
 namespace keysieve::cli {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kPullExamples = R"(Examples:
   keysieve pull mlx-community/Qwen3-8B-4bit
   keysieve pull rp440/Qwen3-8b-DSA-index --revision main
   keysieve pull org/model-GGUF --include '*Q4_K_M.gguf'
@@ -40,7 +40,7 @@ Json to_json(const PullResult& result, double seconds) {
 class PullCommand final : public Command {
  public:
   void add_options(CLI::App& app) override {
-    app.footer(kExamples);
+    app.footer(kPullExamples);
     app.add_option("what", what_, "Hub ids (org/name), or `data` and the names of texts: gsm8k, wikitext2")
         ->required()
         ->type_name("ID...|data NAME...");

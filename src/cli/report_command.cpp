@@ -11,7 +11,7 @@
 namespace keysieve::cli {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kReportExamples = R"(Examples:
   keysieve eval ppl --text book.txt --budgets 128,512 --baselines oracle,recent --json > ppl.json
   keysieve eval reading --text book.txt --budget 256 --json > reading.json
   keysieve report ppl.json reading.json indexers/mine --out report.html
@@ -21,7 +21,7 @@ file, loads nothing, and prints on paper.)";
 class ReportCommand final : public Command {
  public:
   void add_options(CLI::App& app) override {
-    app.footer(kExamples);
+    app.footer(kReportExamples);
     app.add_option("runs", runs_, "results of eval, folders of train")->required()->type_name("RUN...");
     app.add_option("--out,-o", out_, "the page to write")->required()->type_name("FILE.html")->take_last();
     app.add_option("--title", title_, "its heading")->type_name("TEXT")->capture_default_str()->take_last();

@@ -8,7 +8,7 @@
 namespace keysieve::cli {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kTokenizeExamples = R"(Examples:
   printf 'Hello world' | keysieve tokenize --model smollm2-135m --json
   keysieve tokenize --parse-special < prompt.txt > ids.txt
   echo '[19556, 905]' | keysieve tokenize --decode
@@ -17,7 +17,7 @@ With --decode the text comes out byte for byte, or with --json as one JSON strin
 class TokenizeCommand final : public Command {
  public:
   void add_options(CLI::App& app) override {
-    app.footer(kExamples);
+    app.footer(kTokenizeExamples);
     model_.add_model(app);
     app.add_flag("--parse-special", parse_special_,
                  "control tokens spelled in the text (<|im_end|>) become those tokens");

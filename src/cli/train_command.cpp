@@ -12,7 +12,7 @@
 namespace keysieve::cli {
 namespace {
 
-constexpr const char* kExamples = R"(Examples:
+constexpr const char* kTrainExamples = R"(Examples:
   keysieve train --model smollm2-135m --text books/*.txt web.jsonl --dev held-out.txt --out trained
   keysieve train --model smollm2-135m --text books/*.txt --out trained --resume
   keysieve train --model m.gguf --text book.txt --init trained --layers 3,5-7 --out better
@@ -83,7 +83,7 @@ class TrainingLine {
 class TrainCommand final : public Command {
  public:
   void add_options(CLI::App& app) override {
-    app.footer(kExamples);
+    app.footer(kTrainExamples);
     model_.add(app);
     app.remove_option(app.get_option("--kv"));
     app.add_option("--text", texts_, "texts to learn from: plain, or .jsonl with a \"text\" in each line")

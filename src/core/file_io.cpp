@@ -8,14 +8,11 @@
 #include <system_error>
 
 #include "core/memory.h"
+#include "core/system_reason.h"
 #include "keysieve/error.h"
 
 namespace keysieve {
-namespace {
-
-std::string reason(int error) { return std::generic_category().message(error); }
-
-}  // namespace
+namespace {}  // namespace
 
 std::string read_text_file(const std::filesystem::path& path, size_t limit) {
   const MappedFile file(path);
@@ -36,7 +33,7 @@ AtomicFileWriter::AtomicFileWriter(std::filesystem::path target)
     throw Error(ErrorKind::file, target_.string(), "is a directory", "a file name");
   }
   file_.reset(std::fopen(temporary_.c_str(), "wbe"));
-  if (!file_) throw Error(ErrorKind::file, temporary_.string(), reason(errno), "a writable folder");
+  if (!file_) throw Error(ErrorKind::file, temporary_.string(), system_reason(errno), "a writable folder");
 }
 
 AtomicFileWriter::~AtomicFileWriter() {
@@ -48,14 +45,14 @@ AtomicFileWriter::~AtomicFileWriter() {
 
 void AtomicFileWriter::write(std::span<const std::byte> bytes) {
   if (std::fwrite(bytes.data(), 1, bytes.size(), file_.get()) != bytes.size()) {
-    throw Error(ErrorKind::file, temporary_.string(), "cannot be written: " + reason(errno), {},
+    throw Error(ErrorKind::file, temporary_.string(), "cannot be written: " + system_reason(errno), {},
                 fmt::format("{} is unchanged", target_.string()));
   }
 }
 
 void AtomicFileWriter::commit() {
   if (std::fflush(file_.get()) != 0 || ::fsync(::fileno(file_.get())) != 0) {
-    throw Error(ErrorKind::file, temporary_.string(), "cannot be written: " + reason(errno), {},
+    throw Error(ErrorKind::file, temporary_.string(), "cannot be written: " + system_reason(errno), {},
                 fmt::format("{} is unchanged", target_.string()));
   }
   std::error_code failure;

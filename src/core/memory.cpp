@@ -16,12 +16,11 @@
 #include <system_error>
 #include <utility>
 
+#include "core/system_reason.h"
 #include "keysieve/error.h"
 
 namespace keysieve {
 namespace {
-
-std::string reason(int error) { return std::generic_category().message(error); }
 
 // Closes a descriptor whatever path leaves the scope.
 class Descriptor {
@@ -70,14 +69,15 @@ std::unique_ptr<std::byte[], AlignedDelete> allocate_aligned(size_t bytes) {
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   const Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (fd.get() < 0) throw Error(ErrorKind::file, path.string(), reason(errno), "a readable file");
+  if (fd.get() < 0) throw Error(ErrorKind::file, path.string(), system_reason(errno), "a readable file");
   struct stat status{};
-  if (::fstat(fd.get(), &status) != 0) throw Error(ErrorKind::file, path.string(), reason(errno));
+  if (::fstat(fd.get(), &status) != 0) throw Error(ErrorKind::file, path.string(), system_reason(errno));
   if (!S_ISREG(status.st_mode)) throw Error(ErrorKind::file, path.string(), "not a regular file", "a file");
   size_ = static_cast<size_t>(status.st_size);
   if (size_ == 0) return;
   void* memory = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
-  if (memory == MAP_FAILED) throw Error(ErrorKind::file, path.string(), "cannot be mapped: " + reason(errno));
+  if (memory == MAP_FAILED)
+    throw Error(ErrorKind::file, path.string(), "cannot be mapped: " + system_reason(errno));
   data_ = static_cast<const std::byte*>(memory);
 }
 

@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "cache/full_cache.h"
+#include "core/cancel.h"
 #include "eval/scoring.h"
 #include "keysieve/error.h"
 #include "model/forward.h"
@@ -46,7 +47,7 @@ LatencyRow measure(SequenceState state, std::span<const int32_t> prompt, const L
   state.clear();
   LatencyRow row;
   const auto keep_going = [&](size_t) {
-    cancelled = options.cancel && options.cancel->load(std::memory_order_relaxed);
+    cancelled = is_cancelled(options.cancel);
     return !cancelled;
   };
   const Clock::time_point start = Clock::now();

@@ -6,6 +6,8 @@
 #include <charconv>
 #include <cstdint>
 
+#include "core/ascii.h"
+#include "core/cancel.h"
 #include "core/json.h"
 #include "eval/scoring.h"
 #include "eval/statistics.h"
@@ -18,20 +20,18 @@ namespace {
 constexpr std::string_view kMark = "####";
 constexpr std::string_view kPhrase = "The answer is";
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-
 // The number that starts at `at`, a digit: its value, and where it ends.
 std::pair<std::optional<double>, size_t> number_at(std::string_view text, size_t at) {
   std::string digits;
   size_t end = at;
   for (; end < text.size(); ++end) {
-    const bool inside = end + 1 < text.size() && is_digit(text[end + 1]);
+    const bool inside = end + 1 < text.size() && is_ascii_digit(text[end + 1]);
     if (text[end] == ',' && inside) continue;
     if (text[end] == '.' && inside && digits.find('.') == std::string::npos) {
       digits += '.';
       continue;
     }
-    if (!is_digit(text[end])) break;
+    if (!is_ascii_digit(text[end])) break;
     digits += text[end];
   }
   const bool directly = at > 0 && text[at - 1] == '-';
@@ -43,7 +43,7 @@ std::pair<std::optional<double>, size_t> number_at(std::string_view text, size_t
 }
 
 std::optional<double> first_number(std::string_view text) {
-  const auto digit = std::find_if(text.begin(), text.end(), is_digit);
+  const auto digit = std::find_if(text.begin(), text.end(), is_ascii_digit);
   if (digit == text.end()) return std::nullopt;
   return number_at(text, static_cast<size_t>(digit - text.begin())).first;
 }
@@ -51,7 +51,7 @@ std::optional<double> first_number(std::string_view text) {
 std::optional<double> last_number(std::string_view text) {
   std::optional<double> last;
   for (size_t at = 0; at < text.size();) {
-    if (!is_digit(text[at])) {
+    if (!is_ascii_digit(text[at])) {
       ++at;
       continue;
     }
@@ -73,8 +73,6 @@ std::string without_calculator_notes(std::string_view answer) {
   }
   return out;
 }
-
-bool is_set(const std::atomic<bool>* flag) { return flag && flag->load(std::memory_order_relaxed); }
 
 struct Answered {
   bool correct = false;
@@ -113,7 +111,7 @@ class Run {
       if (answered.cut_short) break;
       forward(state_, {&next, 1});
       held_.push_back(next);
-      if (is_set(options_.cancel)) return std::nullopt;
+      if (is_cancelled(options_.cancel)) return std::nullopt;
     }
     answered.tokens = prompt.size() + ids.size();
     answered.correct = extract_answer(text) == extract_answer(problem.answer);
@@ -131,7 +129,7 @@ class Run {
     }
     const std::span<const int32_t> rest = prompt.subspan(same);
     held_.assign(prompt.begin(), prompt.end());
-    return prefill(state_, rest, {}, [&](size_t) { return !is_set(options_.cancel); }) == rest.size();
+    return prefill(state_, rest, {}, [&](size_t) { return !is_cancelled(options_.cancel); }) == rest.size();
   }
 
   const WordProblemOptions& options_;

@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/cancel.h"
 #include "core/json.h"
 #include "core/memory.h"
 #include "eval/needle_prompt.h"
@@ -47,14 +48,14 @@ void fill_from(NeedleTrial& trial, const Json& json, const std::string& key) {
 }
 
 // One mode at one budget: a row for each context.
-struct Pass {
+struct NeedlePass {
   EvalSetting setting;
   AttentionMode mode;
 };
 
-std::vector<Pass> passes_of(const EvalSetting& setting, const NeedleOptions& options) {
+std::vector<NeedlePass> passes_of(const EvalSetting& setting, const NeedleOptions& options) {
   const std::vector<EvalSetting> settings = setting.at_budgets(options.budgets);
-  std::vector<Pass> passes;
+  std::vector<NeedlePass> passes;
   for (size_t s = 0; s < settings.size(); ++s) {
     for (const AttentionMode mode : options.modes) {
       if (mode != AttentionMode::dense || s == 0) passes.push_back({settings[s], mode});
@@ -83,7 +84,7 @@ class NeedleRun {
     }
     std::vector<bool> dense_passed;  // [trials]; empty without dense
     const size_t first_row = result.rows.size();
-    for (const Pass& pass : passes_) {
+    for (const NeedlePass& pass : passes_) {
       run_row(pass, context, prompts, result);
       if (pass.mode != AttentionMode::dense) continue;
       const auto trials = std::span(result.trials).last(options_.trials);
@@ -97,9 +98,9 @@ class NeedleRun {
 
  private:
   size_t total() const { return options_.contexts.size() * options_.trials * passes_.size(); }
-  bool cancelled() const { return options_.cancel && options_.cancel->load(std::memory_order_relaxed); }
+  bool cancelled() const { return is_cancelled(options_.cancel); }
 
-  void run_row(const Pass& pass, size_t context, std::span<const NeedlePrompt> prompts,
+  void run_row(const NeedlePass& pass, size_t context, std::span<const NeedlePrompt> prompts,
                NeedleResult& result) {
     NeedleRow row;
     row.context = context;
@@ -219,7 +220,7 @@ class NeedleRun {
 
   const EvalSetting& setting_;
   const NeedleOptions& options_;
-  const std::vector<Pass> passes_;
+  const std::vector<NeedlePass> passes_;
   const TextCodec& codec_;
   const size_t answer_tokens_;
   size_t done_ = 0;

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <span>
 
+#include "core/ascii.h"
 #include "eval/statistics.h"
 #include "keysieve/error.h"
 
@@ -15,8 +16,6 @@ namespace keysieve {
 namespace {
 
 constexpr std::string_view kBefore = "Read the following text and answer the question at the end.\n\n";
-
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
 // Ends of sentences: the byte after ". ", ".\n" and the like, ascending; 0 and the end count.
 std::vector<size_t> sentence_starts(std::string_view text) {
@@ -174,7 +173,8 @@ NeedleSpec needle_spec(size_t tokens, size_t trial, size_t trials, size_t haysta
 bool names_code(std::string_view answer, std::string_view code) {
   for (size_t at = answer.find(code); at != std::string_view::npos; at = answer.find(code, at + 1)) {
     const size_t end = at + code.size();
-    if ((at == 0 || !is_digit(answer[at - 1])) && (end == answer.size() || !is_digit(answer[end])))
+    if ((at == 0 || !is_ascii_digit(answer[at - 1])) &&
+        (end == answer.size() || !is_ascii_digit(answer[end])))
       return true;
   }
   return false;

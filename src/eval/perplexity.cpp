@@ -6,6 +6,7 @@
 #include <cmath>
 #include <string>
 
+#include "core/cancel.h"
 #include "eval/scoring.h"
 #include "eval/statistics.h"
 #include "keysieve/error.h"
@@ -17,8 +18,6 @@ namespace {
 constexpr size_t kBlock = 128;          // tokens one bootstrap block holds
 constexpr size_t kWindowsToDraw = 8;    // fewer windows than this: blocks are drawn
 constexpr size_t kRowsSideBySide = 64;  // logits rows run_agreement holds
-
-bool is_set(const std::atomic<bool>* flag) { return flag && flag->load(std::memory_order_relaxed); }
 
 // The first token of the last quarter.
 size_t last_quarter(std::span<const int32_t> window) { return window.size() - window.size() / 4; }
@@ -45,18 +44,18 @@ bool feed_context(SequenceState& state, std::span<const int32_t> window, size_t 
   options.more_to_come = state.cache().keeps_everything();
   state.clear();
   const std::span<const int32_t> before = window.first(first - 1);
-  return prefill(state, before, options, [&](size_t) { return !is_set(cancel); }) == before.size();
+  return prefill(state, before, options, [&](size_t) { return !is_cancelled(cancel); }) == before.size();
 }
 
 // Feeds the tokens that count; a cache with a budget gets them one by one, as in decode: within a chunk their
 // queries would still see each other's rows and all that the cut has yet to drop.
 bool feed_counted(SequenceState& state, std::span<const int32_t> tokens, const ForwardOptions& options,
                   const std::atomic<bool>* cancel) {
-  const auto going = [&](size_t) { return !is_set(cancel); };
+  const auto going = [&](size_t) { return !is_cancelled(cancel); };
   if (state.cache().keeps_everything()) return prefill(state, tokens, options, going) == tokens.size();
   for (const int32_t& token : tokens) {
     forward(state, std::span(&token, 1), options);
-    if (is_set(cancel)) return false;
+    if (is_cancelled(cancel)) return false;
   }
   return true;
 }
@@ -111,14 +110,14 @@ PerplexityRow compare(AttentionMode mode, const Losses& dense, const Losses& los
   return row;
 }
 
-struct Pass {
+struct PerplexityPass {
   EvalSetting setting;
   AttentionMode mode;
 };
 
 // Dense first, then every mode at every budget.
-std::vector<Pass> passes_of(const EvalSetting& setting, const PerplexityOptions& options) {
-  std::vector<Pass> passes{{setting, AttentionMode::dense}};
+std::vector<PerplexityPass> passes_of(const EvalSetting& setting, const PerplexityOptions& options) {
+  std::vector<PerplexityPass> passes{{setting, AttentionMode::dense}};
   for (const EvalSetting& at : setting.at_budgets(options.budgets)) {
     for (const AttentionMode mode : options.modes) {
       at.require(mode);
@@ -129,7 +128,7 @@ std::vector<Pass> passes_of(const EvalSetting& setting, const PerplexityOptions&
 }
 
 // Losses of one window, from the partial results where they are there; empty: cancelled.
-std::vector<double> window_losses(const Pass& pass, std::span<const int32_t> window, size_t index,
+std::vector<double> window_losses(const PerplexityPass& pass, std::span<const int32_t> window, size_t index,
                                   const PerplexityOptions& options) {
   const std::string key =
       fmt::format("{} {} window {}", to_string(pass.mode), pass.setting.budget(pass.mode), index);
@@ -144,7 +143,7 @@ std::vector<double> window_losses(const Pass& pass, std::span<const int32_t> win
   }
   SequenceState state = pass.setting.sequence(pass.mode, window.size());
   std::vector<double> losses = losses_from(state, window, first, options.cancel);
-  if (is_set(options.cancel)) return {};
+  if (is_cancelled(options.cancel)) return {};
   if (options.partial) options.partial->put(key, losses);
   return losses;
 }
@@ -155,7 +154,7 @@ std::optional<PerplexityResult> run_perplexity(const EvalSetting& setting,
                                                std::span<const std::vector<int32_t>> windows,
                                                const PerplexityOptions& options) {
   if (windows.empty()) throw Error(ErrorKind::usage, "perplexity", "no windows", "at least one");
-  const std::vector<Pass> passes = passes_of(setting, options);
+  const std::vector<PerplexityPass> passes = passes_of(setting, options);
   std::vector<Losses> losses(passes.size());
   size_t done = 0;
   for (size_t p = 0; p < passes.size(); ++p) {

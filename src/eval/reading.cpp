@@ -7,6 +7,7 @@
 #include <functional>
 #include <numeric>
 
+#include "core/cancel.h"
 #include "keysieve/error.h"
 #include "model/forward.h"
 
@@ -128,7 +129,7 @@ std::optional<Reading> run_reading(const EvalSetting& setting, std::span<const i
   forward_options.logits = Logits::none;
   forward_options.taps = &taps;
   SequenceState state = setting.sequence(options.mode, tokens.size());
-  const auto cancelled = [&] { return options.cancel && options.cancel->load(std::memory_order_relaxed); };
+  const auto cancelled = [&] { return is_cancelled(options.cancel); };
   prefill(state, tokens.first(first), forward_options, [&](size_t) { return !cancelled(); });
   if (cancelled()) return std::nullopt;
   forward_options.recorder = &recorder;

@@ -14,9 +14,9 @@
 namespace keysieve {
 namespace {
 
-constexpr uint32_t kMagic = 0x46554747;                  // "GGUF"
+constexpr uint32_t kGgufMagic = 0x46554747;              // "GGUF"
 constexpr uint32_t kDefaultAlignment = 32;               // where general.alignment is absent
-constexpr uint32_t kMaxDimensions = 4;                   // ggml's limit
+constexpr uint32_t kMaxGgufDimensions = 4;               // ggml's limit
 constexpr uint64_t kSmallestEntry = 8 + 4 + 1;           // key length, type, a one-byte value
 constexpr uint64_t kSmallestTensor = 8 + 4 + 8 + 4 + 8;  // name length, rank, one dimension, type, offset
 
@@ -107,7 +107,7 @@ class GgufParser {
 
   std::pair<uint64_t, uint64_t> read_header() {
     const auto magic = reader_.read<uint32_t>("the GGUF magic");
-    if (magic != kMagic)
+    if (magic != kGgufMagic)
       fail(fmt::format("starts with 0x{:08x}", magic), "the magic of a GGUF file, 0x46554747");
     file_.version_ = reader_.read<uint32_t>("the GGUF version");
     if (file_.version_ != 2 && file_.version_ != 3) {
@@ -185,7 +185,7 @@ class GgufParser {
     tensor.name = name;
     tensor.file = file_.file_.get();
     const auto rank = reader_.read<uint32_t>("a tensor's rank");
-    if (rank == 0 || rank > kMaxDimensions)
+    if (rank == 0 || rank > kMaxGgufDimensions)
       fail(fmt::format("tensor {} has {} dimensions", name, rank), "1 to 4");
     tensor.shape.resize(rank);
     uint64_t elements = 1;

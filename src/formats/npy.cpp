@@ -21,21 +21,21 @@
 namespace keysieve {
 namespace {
 
-constexpr std::string_view kMagic("\x93NUMPY", 6);
-constexpr size_t kMaxHeader = 65536;  // NumPy writes 118 bytes for ordinary arrays
-constexpr size_t kMaxDimensions = 64;
+constexpr std::string_view kNpyMagic("\x93NUMPY", 6);
+constexpr size_t kMaxNpyHeader = 65536;  // NumPy writes 118 bytes for ordinary arrays
+constexpr size_t kMaxNpyDimensions = 64;
 
-constexpr std::array<std::pair<std::string_view, DType>, 6> kTypes = {{{"<f4", DType::f32},
-                                                                       {"<f8", DType::f64},
-                                                                       {"<f2", DType::f16},
-                                                                       {"<i2", DType::i16},
-                                                                       {"<i4", DType::i32},
-                                                                       {"<i8", DType::i64}}};
+constexpr std::array<std::pair<std::string_view, DType>, 6> kNpyTypes = {{{"<f4", DType::f32},
+                                                                          {"<f8", DType::f64},
+                                                                          {"<f2", DType::f16},
+                                                                          {"<i2", DType::i16},
+                                                                          {"<i4", DType::i32},
+                                                                          {"<i8", DType::i64}}};
 
 // The header is a Python dictionary: {'descr': '<f4', 'fortran_order': False, 'shape': (48, 288), }
-class HeaderReader {
+class NpyHeaderReader {
  public:
-  HeaderReader(std::string_view text, std::string_view subject) : text_(text), subject_(subject) {}
+  NpyHeaderReader(std::string_view text, std::string_view subject) : text_(text), subject_(subject) {}
 
   std::optional<std::string_view> descr;
   std::optional<bool> fortran_order;
@@ -111,7 +111,7 @@ class HeaderReader {
       uint64_t size = 0;
       const char* first = text_.data() + at_;
       const auto [end, problem] = std::from_chars(first, text_.data() + text_.size(), size);
-      if (problem != std::errc{} || sizes.size() == kMaxDimensions) fail();
+      if (problem != std::errc{} || sizes.size() == kMaxNpyDimensions) fail();
       at_ += static_cast<size_t>(end - first);
       sizes.push_back(size);
       if (accept(')')) break;
@@ -155,8 +155,8 @@ NpyFile::NpyFile(const std::filesystem::path& path) : file_(path) { parse_header
 void NpyFile::parse_header(std::span<const std::byte> bytes) {
   const std::string subject = file_.path().string();
   ByteReader reader(bytes, subject);
-  const auto magic = reader.take(kMagic.size(), "the npy magic");
-  if (std::memcmp(magic.data(), kMagic.data(), kMagic.size()) != 0) {
+  const auto magic = reader.take(kNpyMagic.size(), "the npy magic");
+  if (std::memcmp(magic.data(), kNpyMagic.data(), kNpyMagic.size()) != 0) {
     throw Error(ErrorKind::format, subject, "no NumPy magic at its start", "an .npy file");
   }
   const auto major = reader.read<uint8_t>("the npy version");
@@ -165,14 +165,14 @@ void NpyFile::parse_header(std::span<const std::byte> bytes) {
     throw Error(ErrorKind::unsupported, subject, fmt::format("npy version {}", major), "1 to 3");
   const uint32_t length = major == 1 ? reader.read<uint16_t>("the header's length")
                                      : reader.read<uint32_t>("the header's length");
-  if (length > kMaxHeader)
+  if (length > kMaxNpyHeader)
     throw Error(ErrorKind::format, subject, fmt::format("a header of {} bytes", length), "at most 65536");
   const auto text = reader.take(length, "the header");
-  HeaderReader header({reinterpret_cast<const char*>(text.data()), text.size()}, subject);
+  NpyHeaderReader header({reinterpret_cast<const char*>(text.data()), text.size()}, subject);
   header.read();
 
-  const auto* type = std::ranges::find(kTypes, *header.descr, &std::pair<std::string_view, DType>::first);
-  if (type == kTypes.end()) {
+  const auto* type = std::ranges::find(kNpyTypes, *header.descr, &std::pair<std::string_view, DType>::first);
+  if (type == kNpyTypes.end()) {
     throw Error(ErrorKind::unsupported, subject, fmt::format("type {}", *header.descr),
                 "<f2, <f4, <f8, <i2, <i4 or <i8", "save it with .astype(numpy.float32)");
   }
@@ -253,7 +253,7 @@ NpyWriter::NpyWriter(std::filesystem::path path, std::span<const uint64_t> shape
                 "fewer");
   }
   const auto length = static_cast<uint16_t>(header.size());
-  file_.write(kMagic);
+  file_.write(kNpyMagic);
   file_.write(std::string_view("\x01\x00", 2));
   file_.write(std::as_bytes(std::span(&length, 1)));
   file_.write(header);

@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 
+#include "core/cancel.h"
 #include "generate/sampler.h"
 #include "generate/session_impl.h"
 #include "keysieve/session.h"
@@ -40,7 +41,7 @@ class RunningAnswer {
 
  private:
   class Text;
-  bool cancelled() const { return options_.cancel && options_.cancel->load(std::memory_order_relaxed); }
+  bool cancelled() const { return is_cancelled(options_.cancel); }
 
   Session::Impl& session_;
   GenerateOptions options_;

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <system_error>
 
+#include "core/system_reason.h"
 #include "keysieve/error.h"
 
 namespace keysieve {
@@ -142,7 +143,7 @@ void SessionFileReader::CloseFile::operator()(std::FILE* file) const { std::fclo
 SessionFileReader::SessionFileReader(const std::filesystem::path& path)
     : subject_(path.string()), file_(std::fopen(path.c_str(), "rbe")) {
   if (!file_) {
-    throw Error(ErrorKind::file, subject_, std::generic_category().message(errno), "a session file");
+    throw Error(ErrorKind::file, subject_, system_reason(errno), "a session file");
   }
   std::string magic(kMagic.size(), '\0');
   if (std::fread(magic.data(), 1, magic.size(), file_.get()) != magic.size() || magic != kMagic) {
@@ -169,7 +170,7 @@ SessionFileReader::~SessionFileReader() = default;
 void SessionFileReader::read(std::span<std::byte> bytes) {
   if (std::fread(bytes.data(), 1, bytes.size(), file_.get()) != bytes.size()) {
     if (std::ferror(file_.get()) != 0) {
-      throw Error(ErrorKind::file, subject_, "cannot be read: " + std::generic_category().message(errno));
+      throw Error(ErrorKind::file, subject_, "cannot be read: " + system_reason(errno));
     }
     throw Error(ErrorKind::format, subject_, "ends early", "a whole session", "save it again");
   }

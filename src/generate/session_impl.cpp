@@ -6,6 +6,7 @@
 #include <chrono>
 #include <utility>
 
+#include "core/cancel.h"
 #include "core/memory.h"
 #include "generate/session_cache.h"
 #include "indexer/selectors.h"
@@ -132,7 +133,7 @@ size_t Session::Impl::reuse(std::span<const int32_t> prompt) {
 bool Session::Impl::append(std::span<const int32_t> ids, Logits logits, const std::atomic<bool>* cancel,
                            const std::function<void(size_t done)>& on_chunk, PhaseStatistics& phase,
                            const ForwardOptions& base) {
-  const auto cancelled = [cancel] { return cancel && cancel->load(std::memory_order_relaxed); };
+  const auto cancelled = [cancel] { return is_cancelled(cancel); };
   ForwardOptions options = base;
   options.logits = logits;
   // A chunk of 512 tokens takes a large model half a minute: too long to wait for after Ctrl-C, so the flag

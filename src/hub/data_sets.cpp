@@ -2,6 +2,7 @@
 #include <fmt/ranges.h>
 #include <minizip/unzip.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <memory>

@@ -12,6 +12,7 @@
 #include <system_error>
 #include <utility>
 
+#include "core/system_reason.h"
 #include "keysieve/error.h"
 
 namespace keysieve {
@@ -25,7 +26,7 @@ namespace {
         "free some space, or point HF_HUB_CACHE at another disk, and run it again: it goes on where it "
         "stopped");
   }
-  throw Error(ErrorKind::file, path.string(), std::generic_category().message(error), "a file to write");
+  throw Error(ErrorKind::file, path.string(), system_reason(error), "a file to write");
 }
 
 // Closed with what holds it, also where that is not made to its end.

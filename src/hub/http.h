@@ -12,6 +12,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/cancel.h"
+
 namespace keysieve {
 
 struct HttpRequest {
@@ -47,7 +49,7 @@ class HttpClient {
   // The whole body, at most `limit` bytes of it (more is a failure), into `body`.
   HttpResponse send(const HttpRequest& request, std::string& body, size_t limit);
 
-  bool cancelled() const { return cancel_ != nullptr && cancel_->load(std::memory_order_relaxed); }
+  bool cancelled() const { return is_cancelled(cancel_); }
   [[noreturn]] static void throw_cancelled();
 
  private:

@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "core/file_io.h"
+#include "core/system_reason.h"
 #include "keysieve/error.h"
 
 namespace keysieve {
@@ -88,15 +89,13 @@ void HubCache::link(std::string_view commit, std::string_view name, std::string_
 FileLock::FileLock(const fs::path& path, const std::function<void()>& poll)
     : descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
   if (descriptor_ < 0) {
-    throw Error(ErrorKind::file, path.string(), std::generic_category().message(errno),
-                "a lock file to write");
+    throw Error(ErrorKind::file, path.string(), system_reason(errno), "a lock file to write");
   }
   try {
     while (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
       if (errno == EINTR) continue;
       if (errno != EWOULDBLOCK) {
-        throw Error(ErrorKind::file, path.string(), std::generic_category().message(errno),
-                    "a file system with locks");
+        throw Error(ErrorKind::file, path.string(), system_reason(errno), "a file system with locks");
       }
       poll();
       std::this_thread::sleep_for(std::chrono::milliseconds(50));

@@ -16,7 +16,6 @@ namespace {
 // Far above any real indexer (the seed's: 6 heads of 69; Qwen3-8B: 36 layers, 4096 wide), and small enough
 // that no product of two of them overflows.
 constexpr size_t kMostQueryBlock = 64;
-constexpr size_t kMostLayers = 4096;
 constexpr size_t kMostHeads = 4096;
 constexpr size_t kMostDim = kMaxIndexDim;
 constexpr size_t kMostHidden = size_t{1} << 20;
@@ -94,9 +93,9 @@ class ConfigReader {
     const Json& object = holder(key);
     if (!object.contains(key)) return values;
     const Json& list = object.at(std::string(key));
-    if (!list.is_array() || list.size() > kMostLayers) {
+    if (!list.is_array() || list.size() > kMostIndexerLayers) {
       throw Error(ErrorKind::format, fmt::format("{}, {}", subject_, key), list.type_name(),
-                  fmt::format("a list of at most {} numbers", kMostLayers), kRepair);
+                  fmt::format("a list of at most {} numbers", kMostIndexerLayers), kRepair);
     }
     for (const Json& element : list) {
       values.push_back(
@@ -243,7 +242,7 @@ IndexerConfig parse_indexer_config(const Json& json, std::string_view subject) {
   } else {
     read_native(config, reader);
   }
-  config.layers = reader.size("layers", 0, 0, kMostLayers);
+  config.layers = reader.size("layers", 0, 0, kMostIndexerLayers);
   config.rope_theta = reader.number("rope_theta", 0);
   config.budget = reader.size("top_k", config.budget, 1, kMostPositions);
   config.budgets = reader.sizes("budgets", kMostPositions);

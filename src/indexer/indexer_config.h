@@ -21,6 +21,9 @@ namespace keysieve {
 //           per head); one key per KV group, no RoPE of its own.
 enum class IndexerShape { seed, native };
 
+// Far above any real model's: what a file may claim.
+inline constexpr size_t kMostIndexerLayers = 4096;
+
 // One set of positions for the whole layer, or one for each KV head.
 enum class SelectionScope { shared, per_group };
 

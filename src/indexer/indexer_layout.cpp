@@ -13,8 +13,6 @@
 namespace keysieve {
 namespace {
 
-constexpr size_t kMostLayers = 4096;  // as in run_config.json
-
 constexpr std::array kRoles{TensorRole::q,      TensorRole::k,      TensorRole::head_weight,
                             TensorRole::q_bias, TensorRole::k_bias, TensorRole::q_norm,
                             TensorRole::k_norm};
@@ -80,7 +78,7 @@ class Reader {
       throw Error(ErrorKind::format, tensor.subject(), "a name without a layer number",
                   "names like layers.0.indexer.wq.weight", "rename or remove the tensor");
     }
-    const size_t most = known_layers_ != 0 ? known_layers_ : kMostLayers;
+    const size_t most = known_layers_ != 0 ? known_layers_ : kMostIndexerLayers;
     if (*where.layer >= most) {
       throw Error(ErrorKind::mismatch, tensor.subject(), fmt::format("layer {}", *where.layer),
                   fmt::format("layers 0 to {} as the model has", most - 1),

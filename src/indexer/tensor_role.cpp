@@ -7,6 +7,7 @@
 #include <charconv>
 #include <string>
 
+#include "core/ascii.h"
 #include "keysieve/error.h"
 
 namespace keysieve {
@@ -34,8 +35,6 @@ bool names_layers(std::string_view part) {
   return std::find(kWords.begin(), kWords.end(), part) != kWords.end();
 }
 
-bool is_digit(char letter) { return letter >= '0' && letter <= '9'; }
-
 // The number at the end of `layer_12` or `layer12`, and the word before it.
 struct NumberedWord {
   std::string_view word;
@@ -43,7 +42,7 @@ struct NumberedWord {
 };
 NumberedWord numbered_word(std::string_view part) {
   size_t digits = 0;
-  while (digits < part.size() && is_digit(part[part.size() - 1 - digits])) ++digits;
+  while (digits < part.size() && is_ascii_digit(part[part.size() - 1 - digits])) ++digits;
   std::string_view word = part.substr(0, part.size() - digits);
   if (word.ends_with('_') || word.ends_with('-')) word.remove_suffix(1);
   return {word, digits != 0 ? to_number(part.substr(part.size() - digits)) : std::nullopt};
@@ -244,12 +243,12 @@ std::optional<size_t> layer_in_file_name(std::string_view name) {
   if (name.find("-of-") != std::string_view::npos) return std::nullopt;
   std::optional<size_t> found;
   for (size_t at = 0; at < name.size();) {
-    if (!is_digit(name[at])) {
+    if (!is_ascii_digit(name[at])) {
       ++at;
       continue;
     }
     size_t end = at;
-    while (end < name.size() && is_digit(name[end])) ++end;
+    while (end < name.size() && is_ascii_digit(name[end])) ++end;
     found = to_number(name.substr(at, end - at));
     at = end;
   }

@@ -16,7 +16,7 @@ namespace keysieve {
 
 namespace {
 
-constexpr std::string_view kWayOut = "use --chat-template chatml";
+constexpr std::string_view kTemplateWayOut = "use --chat-template chatml";
 
 struct Builtin {
   std::string_view name;
@@ -64,7 +64,7 @@ constexpr std::array kBuiltins = {
   const std::string expected = failure.kind == ErrorKind::unsupported && failure.expected.empty()
                                    ? "what this evaluator of Jinja can run"
                                    : failure.expected;
-  throw Error(failure.kind, subject, found, expected, kWayOut);
+  throw Error(failure.kind, subject, found, expected, kTemplateWayOut);
 }
 
 // What a rendering may spend grows with what is rendered: 64 bytes of intermediate text for each byte of
@@ -133,7 +133,7 @@ std::optional<std::string> ChatTemplate::source_from_config(std::string_view con
     return std::nullopt;
   }
   throw Error(ErrorKind::format, subject, "'chat_template' of another type",
-              "a string or a list of named templates", kWayOut);
+              "a string or a list of named templates", kTemplateWayOut);
 }
 
 std::string ChatTemplate::render(std::span<const ChatMessage> messages,

@@ -47,6 +47,11 @@ Tokenizer load_tokenizer(const GgufFile& file) {
 
 Tokenizer load_tokenizer(const HubFolder& folder) { return load_tokenizer(folder.folder()); }
 
+Tokenizer load_tokenizer(const ModelLocation& location) {
+  return location.kind == FileKind::gguf ? load_tokenizer(GgufFile(location.path))
+                                         : load_tokenizer(location.path);
+}
+
 Tokenizer load_tokenizer(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "tokenizer.json";
   const std::string json = read_text_file(path, kLargestTokenizerFile);

@@ -6,6 +6,7 @@
 
 #include "formats/gguf.h"
 #include "formats/hub_folder.h"
+#include "formats/model_location.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -17,6 +18,7 @@ namespace keysieve {
 Tokenizer load_tokenizer(const GgufFile& file);
 Tokenizer load_tokenizer(const HubFolder& folder);
 Tokenizer load_tokenizer(const std::filesystem::path& folder);
+Tokenizer load_tokenizer(const ModelLocation& location);
 
 // The model's chat template: `tokenizer.chat_template`; chat_template.jinja or tokenizer_config.json. nullopt
 // for a model without one (a base model): builtin("chatml") is a fair guess then. Throws as

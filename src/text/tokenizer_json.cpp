@@ -14,11 +14,12 @@ namespace keysieve {
 
 namespace {
 
-constexpr std::string_view kWayOut = "use a byte-level BPE model (Qwen, Llama 3, SmolLM) or its GGUF file";
+constexpr std::string_view kTokenizerWayOut =
+    "use a byte-level BPE model (Qwen, Llama 3, SmolLM) or its GGUF file";
 
 [[noreturn]] void unsupported(std::string_view subject, std::string_view part, std::string_view found,
                               std::string_view expected) {
-  throw Error(ErrorKind::unsupported, subject, fmt::format("{} {}", part, found), expected, kWayOut);
+  throw Error(ErrorKind::unsupported, subject, fmt::format("{} {}", part, found), expected, kTokenizerWayOut);
 }
 
 const Json* member(const Json& object, std::string_view key) {

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <utility>
 
+#include "core/cancel.h"
 #include "core/file_io.h"
 #include "core/json.h"
 #include "formats/model_location.h"
@@ -61,7 +62,7 @@ bool collect(const std::shared_ptr<const Model>& model, std::span<const std::vec
   forward.logits = Logits::none;
   forward.taps = &taps;
   SequenceState state(model);
-  const auto cancelled = [&] { return options.cancel && options.cancel->load(std::memory_order_relaxed); };
+  const auto cancelled = [&] { return is_cancelled(options.cancel); };
   size_t before = 0;
   for (const std::vector<int32_t>& window : windows) {
     state.clear();
@@ -144,11 +145,6 @@ void save(const CalibrationJob& job, const Calibration& calibration, const Calib
   writer.commit();
 }
 
-Tokenizer tokenizer_of(const ModelLocation& location) {
-  return location.kind == FileKind::gguf ? load_tokenizer(GgufFile(location.path))
-                                         : load_tokenizer(location.path);
-}
-
 }  // namespace
 
 std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
@@ -193,7 +189,7 @@ std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
 
 std::optional<CalibrationReport> calibrate_files(const CalibrationJob& job) {
   const ModelLocation location = locate_model(job.model, {.folders = job.model_folders});
-  const Tokenizer tokenizer = tokenizer_of(location);
+  const Tokenizer tokenizer = load_tokenizer(location);
   TextWindows text = read_text_windows(job.texts, tokenizer, job.windows, job.window);
   const std::shared_ptr<const Model> model = Model::load(location, job.model_options);
   tokenizer.check_fits(static_cast<int64_t>(model->config().vocabulary), location.path.string());

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/cancel.h"
 #include "keysieve/error.h"
 #include "model/forward.h"
 #include "train/student.h"
@@ -73,7 +74,7 @@ std::optional<BudgetCurves> captured_curves(const std::shared_ptr<const Model>& 
   sequence.context = sequence.max_chunk = longest;  // a layer shows itself in one piece
   SequenceState state(model, sequence);
   for (const std::vector<int32_t>& window : windows) {
-    if (cancel && cancel->load(std::memory_order_relaxed)) return std::nullopt;
+    if (is_cancelled(cancel)) return std::nullopt;
     state.clear();
     forward(state, window, {.logits = Logits::none, .taps = &taps});
   }

@@ -222,11 +222,6 @@ std::vector<TrainingSequence> development_sequences(const TrainingJob& job, Text
   return sequences;
 }
 
-Tokenizer tokenizer_of(const ModelLocation& location) {
-  return location.kind == FileKind::gguf ? load_tokenizer(GgufFile(location.path))
-                                         : load_tokenizer(location.path);
-}
-
 void check_folder(const TrainingJob& job, const std::filesystem::path& checkpoint) {
   if (job.resume && !is_there(checkpoint)) {
     throw Error(ErrorKind::usage, job.out.string(), "no checkpoint.safetensors", "a run to resume",
@@ -244,7 +239,7 @@ TrainingReport train_files(const TrainingJob& job) {
   const std::filesystem::path checkpoint = job.out / "checkpoint.safetensors";
   check_folder(job, checkpoint);
   const ModelLocation location = locate_model(job.model, {.folders = job.model_folders});
-  const Tokenizer tokenizer = tokenizer_of(location);
+  const Tokenizer tokenizer = load_tokenizer(location);
   const TextPacker texts(job.texts, tokenizer, job.options.packing);
   TextWindows development;
   if (!job.development.empty()) {

@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/cancel.h"
 #include "core/split_mix.h"
 #include "indexer/indexer.h"
 #include "indexer/selectors.h"
@@ -228,7 +229,6 @@ TrainingEnd Trainer::run(TrainingState& state, const std::function<void(const Tr
                 fmt::format("at most {}", options.memory_limit), "lower --window or --queries");
   }
   const double begin = now() - state.seconds;
-  const auto is_cancelled = [&] { return cancel && cancel->load(std::memory_order_relaxed); };
   const auto measure = [&] {
     const LossMeasures development = evaluate(state);
     const double loss = mean(development.loss, development);
@@ -250,7 +250,7 @@ TrainingEnd Trainer::run(TrainingState& state, const std::function<void(const Tr
   const bool develops = !impl_->development.empty();
   if (develops && state.step == 0) measure();
   while (state.step < options.steps) {
-    if (is_cancelled()) {
+    if (is_cancelled(cancel)) {
       state.seconds = now() - begin;
       save(state);
       return TrainingEnd::cancelled;

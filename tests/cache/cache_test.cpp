@@ -11,12 +11,11 @@
 #include "cache/full_cache.h"
 #include "core/half.h"
 #include "keysieve/error.h"
+#include "rows.h"
 
 namespace keysieve {
 namespace {
 
-constexpr size_t kKvHeads = 2;
-constexpr size_t kHeadDim = 4;
 constexpr size_t kIndexDim = 6;
 
 CacheShape shape_of(KvType kv_type = KvType::f32, IndexKeyType index_type = IndexKeyType::f32,
@@ -69,17 +68,6 @@ void append(KvCache& cache, size_t layer, const std::vector<int32_t>& positions)
     }
   }
   cache.append(layer, {keys.data(), values.data(), index_keys.data(), positions.data(), positions.size()});
-}
-
-float load(const std::byte* row, KvType type, size_t d) {
-  if (type == KvType::f32) {
-    float value;
-    std::memcpy(&value, row + 4 * d, 4);
-    return value;
-  }
-  Half value;
-  std::memcpy(&value, row + 2 * d, 2);
-  return to_float(value);
 }
 
 // Every slot holds the row of the position it claims, in every head.

@@ -14,19 +14,18 @@
 #include "cache/tiered_cache.h"
 #include "core/half.h"
 #include "keysieve/error.h"
+#include "rows.h"
 #include "support/files.h"
 
 namespace keysieve {
 namespace {
 
-constexpr size_t kKvHeads = 2;
-constexpr size_t kHeadDim = 4;
 constexpr size_t kBudget = 12;
 constexpr size_t kChunk = 8;
 constexpr size_t kCapacity = 400;
 constexpr size_t kRecord = 2 * kKvHeads * kHeadDim * sizeof(float);
 
-CacheShape shape_of(KvType type = KvType::f32) {
+CacheShape tiered_shape(KvType type = KvType::f32) {
   return {.layers = 2,
           .kv_heads = kKvHeads,
           .head_dim = kHeadDim,
@@ -40,7 +39,7 @@ CacheShape shape_of(KvType type = KvType::f32) {
 std::unique_ptr<TieredCache> cache_of(size_t sets, const std::filesystem::path& folder = {},
                                       KvType type = KvType::f32) {
   const TieredCacheOptions options{.budget = kBudget, .budgets = {}, .chunk = kChunk, .sets = sets};
-  return make_tiered_cache(shape_of(type), make_kernels("reference"), options, folder);
+  return make_tiered_cache(tiered_shape(type), make_kernels("reference"), options, folder);
 }
 
 // Every number of a row follows from its layer, position, head and place; halves hold it too.
@@ -68,17 +67,6 @@ void append(KvCache& cache, size_t layer, size_t count) {
 
 void fill(KvCache& cache, size_t layer, size_t to) {
   while (cache.size(layer) < to) append(cache, layer, std::min(kChunk, to - cache.size(layer)));
-}
-
-float load(const std::byte* row, KvType type, size_t d) {
-  if (type == KvType::f32) {
-    float value;
-    std::memcpy(&value, row + 4 * d, 4);
-    return value;
-  }
-  Half value;
-  std::memcpy(&value, row + 2 * d, 2);
-  return to_float(value);
 }
 
 // Selections of some queries, as the model hands them over.
@@ -286,7 +274,7 @@ TEST(TieredCache, AFolderThatCannotHoldItIsAnError) {
 
 TEST(TieredCache, DenseLayersStayInMemory) {
   const TieredCacheOptions options{.budget = kBudget, .budgets = {0, kBudget}, .chunk = kChunk, .sets = 1};
-  const auto cache = make_tiered_cache(shape_of(), make_kernels("reference"), options, {});
+  const auto cache = make_tiered_cache(tiered_shape(), make_kernels("reference"), options, {});
   for (const size_t layer : {0, 1}) fill(*cache, layer, 100);
   const KvView kv = cache->kv(0);
   for (size_t slot = 0; slot < 100; ++slot) {

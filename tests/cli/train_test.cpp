@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <chrono>
 #include <random>
 
 #include "fixture.h"
@@ -52,14 +53,16 @@ TEST_F(TrainCli, WritesAnIndexerThatGenerateTakes) {
 }
 
 TEST_F(TrainCli, KilledAtAnyMomentItGoesOnToTheSameBits) {
+  const auto begin = std::chrono::steady_clock::now();
   ASSERT_EQ(run(train("whole")).status, 0);
+  const std::chrono::duration<double, std::milli> whole = std::chrono::steady_clock::now() - begin;
   std::mt19937 random(std::random_device{}());
   std::vector<std::string> again = train("killed");
   size_t kills = 0;
-  unsigned longest = 60;  // milliseconds; a fast machine has the whole run done by then
+  unsigned longest = static_cast<unsigned>(whole.count()) + 1;  // milliseconds
   for (size_t i = 0; i < 200; ++i) {
     Program program(again);
-    program.wait(std::chrono::milliseconds(5 + random() % longest));
+    program.wait(std::chrono::milliseconds(1 + random() % longest));
     program.signal(SIGKILL);
     const Outcome outcome = program.finish();
     if (outcome.status == 0) {

@@ -24,8 +24,8 @@ constexpr uint32_t kTensorF32 = 0;
 constexpr uint32_t kTensorQ4_0 = 2;
 constexpr uint32_t kTensorIq4Xs = 23;
 
-void expect_refused(const std::string& bytes, const std::vector<std::string>& parts,
-                    ErrorKind kind = ErrorKind::format) {
+void expect_gguf_refused(const std::string& bytes, const std::vector<std::string>& parts,
+                         ErrorKind kind = ErrorKind::format) {
   expect_error(kind, parts, [&] { GgufFile::from_bytes(as_bytes(bytes), "bad.gguf"); });
 }
 
@@ -35,7 +35,7 @@ std::string floats(size_t count) {
   return bytes;
 }
 
-GgufBuilder small() {
+GgufBuilder small_gguf() {
   GgufBuilder builder;
   builder.text("general.architecture", "llama")
       .scalar<uint32_t>("llama.block_count", kU32, 30)
@@ -54,7 +54,7 @@ GgufBuilder small() {
 }
 
 TEST(GgufFile, ReadsTypedMetadata) {
-  const std::string bytes = small().build();
+  const std::string bytes = small_gguf().build();
   const auto file = GgufFile::from_bytes(as_bytes(bytes), "small.gguf");
   EXPECT_EQ(file.version(), 3u);
   EXPECT_EQ(file.require<std::string_view>("general.architecture"), "llama");
@@ -76,7 +76,7 @@ TEST(GgufFile, ReadsTypedMetadata) {
 }
 
 TEST(GgufFile, RefusesWrongTypesByFileAndKey) {
-  const std::string bytes = small().build();
+  const std::string bytes = small_gguf().build();
   const auto file = GgufFile::from_bytes(as_bytes(bytes), "small.gguf");
   expect_error(ErrorKind::format, {"small.gguf", "absent"}, [&] { file.require<uint32_t>("absent"); });
   expect_error(ErrorKind::format, {"minus", "out of range"}, [&] { file.get<uint32_t>("minus"); });
@@ -92,7 +92,7 @@ TEST(GgufFile, RefusesWrongTypesByFileAndKey) {
 }
 
 TEST(GgufFile, PlacesTensorsOutermostFirst) {
-  const std::string bytes = small().build();
+  const std::string bytes = small_gguf().build();
   const auto file = GgufFile::from_bytes(as_bytes(bytes), "small.gguf");
   ASSERT_EQ(file.tensors().size(), 2u);
   const TensorInfo& weight = file.require_tensor("w");
@@ -107,7 +107,7 @@ TEST(GgufFile, PlacesTensorsOutermostFirst) {
 
 TEST(GgufFile, MapsFilesAndKeepsTensorsWhenMoved) {
   const TempFolder folder;
-  const auto path = folder.write("m.gguf", small().build());
+  const auto path = folder.write("m.gguf", small_gguf().build());
   GgufFile first(path);
   GgufFile moved = std::move(first);
   const TensorInfo& weight = moved.require_tensor("w");
@@ -120,14 +120,14 @@ TEST(GgufFile, MapsFilesAndKeepsTensorsWhenMoved) {
 }
 
 TEST(GgufFile, SaysWhichPartOfASplitModelThisIs) {
-  auto builder = small();
+  auto builder = small_gguf();
   const std::string bytes = builder.scalar<uint16_t>("split.count", kU16, 3).build();
   const auto file = GgufFile::from_bytes(as_bytes(bytes), "part.gguf");
   expect_error(ErrorKind::format, {"3 parts", "--merge"}, [&] { file.require_tensor("absent"); });
 }
 
 TEST(GgufFile, ShowsMetadataAsJson) {
-  const std::string bytes = small().build();
+  const std::string bytes = small_gguf().build();
   const auto file = GgufFile::from_bytes(as_bytes(bytes), "small.gguf");
   const auto json_of = [&](std::string_view key, size_t most) {
     for (const auto& entry : file.metadata()) {
@@ -162,26 +162,26 @@ TEST(GgufFile, ListsUnsupportedTypesAndRefusesToReadThem) {
 }
 
 TEST(GgufFile, RefusesWrongMagicAndVersions) {
-  expect_refused("", {"bad.gguf"});
-  expect_refused("GGUF", {"version"});
-  auto builder = small();
+  expect_gguf_refused("", {"bad.gguf"});
+  expect_gguf_refused("GGUF", {"version"});
+  auto builder = small_gguf();
   builder.magic = 0x46554746;
-  expect_refused(builder.build(), {"magic"});
+  expect_gguf_refused(builder.build(), {"magic"});
   for (const uint32_t version : {0u, 1u, 4u}) {
-    builder = small();
+    builder = small_gguf();
     builder.version = version;
-    expect_refused(builder.build(), {"version " + std::to_string(version)}, ErrorKind::unsupported);
+    expect_gguf_refused(builder.build(), {"version " + std::to_string(version)}, ErrorKind::unsupported);
   }
   builder.version = 0x03000000;
-  expect_refused(builder.build(), {"big-endian"}, ErrorKind::unsupported);
-  builder = small();
+  expect_gguf_refused(builder.build(), {"big-endian"}, ErrorKind::unsupported);
+  builder = small_gguf();
   builder.version = 2;
   const std::string bytes = builder.build();
   EXPECT_EQ(GgufFile::from_bytes(as_bytes(bytes), "v2.gguf").version(), 2u);
 }
 
 TEST(GgufFile, RefusesEveryPrefix) {
-  const std::string bytes = small().build();
+  const std::string bytes = small_gguf().build();
   for (size_t length = 0; length < bytes.size(); ++length) {
     // A heap copy of exactly this length lets the address sanitizer see one byte too far.
     const std::vector<char> prefix(bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(length));
@@ -193,7 +193,7 @@ TEST(GgufFile, RefusesEveryPrefix) {
 
 // Any one changed byte of the header may open or throw Error, nothing else; sanitizer builds check the rest.
 TEST(GgufFile, SurvivesEveryChangedByte) {
-  const std::string bytes = small().build();
+  const std::string bytes = small_gguf().build();
   size_t refused = 0;
   for (size_t at = 0; at < bytes.size() - 100; ++at) {
     for (const int value : {0, 1, 0x7f, 0x80, 0xff}) {
@@ -212,51 +212,53 @@ TEST(GgufFile, SurvivesEveryChangedByte) {
 
 TEST(GgufFile, RefusesAbsurdCountsAndLengths) {
   for (const uint64_t count : {uint64_t{1} << 20, uint64_t{1} << 60, ~uint64_t{0} - 100}) {
-    auto builder = small();
+    auto builder = small_gguf();
     builder.extra_tensors = count;
-    expect_refused(builder.build(), {"tensors"});
-    builder = small();
+    expect_gguf_refused(builder.build(), {"tensors"});
+    builder = small_gguf();
     builder.extra_entries = count;
-    expect_refused(builder.build(), {"metadata entries"});
+    expect_gguf_refused(builder.build(), {"metadata entries"});
 
     std::string value;
     append<uint64_t>(value, count);
-    expect_refused(small().entry("k", kString, value + "abc").build(), {"k", "bytes"});
+    expect_gguf_refused(small_gguf().entry("k", kString, value + "abc").build(), {"k", "bytes"});
     for (const uint32_t type : {kU8, kU32, kString, kF64}) {
       std::string array;
       append<uint32_t>(array, type);
       append<uint64_t>(array, count);
-      expect_refused(small().entry("k", kArray, array).build(), {"array elements"});
+      expect_gguf_refused(small_gguf().entry("k", kArray, array).build(), {"array elements"});
     }
-    std::string long_key = small().entries;
+    std::string long_key = small_gguf().entries;
     append<uint64_t>(long_key, count);
-    auto key_builder = small();
+    auto key_builder = small_gguf();
     key_builder.entries = long_key;
     ++key_builder.entry_count;
-    expect_refused(key_builder.build(), {"metadata key"});
+    expect_gguf_refused(key_builder.build(), {"metadata key"});
   }
 }
 
 TEST(GgufFile, RefusesBadMetadata) {
-  expect_refused(small().entry("k", 13, "").build(), {"k", "type 13"});
-  expect_refused(small().text("general.architecture", "qwen2").build(), {"general.architecture", "twice"});
+  expect_gguf_refused(small_gguf().entry("k", 13, "").build(), {"k", "type 13"});
+  expect_gguf_refused(small_gguf().text("general.architecture", "qwen2").build(),
+                      {"general.architecture", "twice"});
   std::string nested;
   append<uint32_t>(nested, kArray);
   append<uint64_t>(nested, 1);
   append<uint32_t>(nested, kArray);
   append<uint64_t>(nested, 1);
-  expect_refused(small().entry("deep", kArray, nested).build(), {"deep", "array of arrays"},
-                 ErrorKind::unsupported);
+  expect_gguf_refused(small_gguf().entry("deep", kArray, nested).build(), {"deep", "array of arrays"},
+                      ErrorKind::unsupported);
 }
 
 TEST(GgufFile, RefusesBadAlignment) {
   for (const uint32_t alignment : {0u, 3u, 24u, 0x80000001u}) {
-    expect_refused(small().scalar<uint32_t>("general.alignment", kU32, alignment).build(),
-                   {"general.alignment"});
+    expect_gguf_refused(small_gguf().scalar<uint32_t>("general.alignment", kU32, alignment).build(),
+                        {"general.alignment"});
   }
-  expect_refused(small().text("general.alignment", "32").build(), {"general.alignment"});
+  expect_gguf_refused(small_gguf().text("general.alignment", "32").build(), {"general.alignment"});
   // A power of two past the end of the file leaves no room for data.
-  expect_refused(small().scalar<uint32_t>("general.alignment", kU32, 0x80000000u).build(), {"past the end"});
+  expect_gguf_refused(small_gguf().scalar<uint32_t>("general.alignment", kU32, 0x80000000u).build(),
+                      {"past the end"});
   GgufBuilder builder;
   builder.alignment = 8;
   builder.scalar<uint32_t>("general.alignment", kU32, 8)
@@ -274,32 +276,32 @@ TEST(GgufFile, RefusesBadTensors) {
     return builder.build();
   };
   EXPECT_NO_THROW(GgufFile::from_bytes(as_bytes(with({4, 4}, kTensorF32, 32)), "ok.gguf"));
-  expect_refused(with({}, kTensorF32, 0), {"0 dimensions"});
-  expect_refused(with({1, 1, 1, 1, 1}, kTensorF32, 0), {"5 dimensions"});
-  expect_refused(with({0, 4}, kTensorF32, 0), {"dimension of 0"});
-  expect_refused(with({uint64_t{1} << 32, uint64_t{1} << 32}, kTensorF32, 0), {"t", "63 bits"});
-  expect_refused(with({~uint64_t{0}}, kTensorF32, 0), {"t", "63 bits"});
-  expect_refused(with({uint64_t{1} << 61}, kTensorF32, 0), {"larger than the file"});
-  expect_refused(with({33, 2}, kTensorQ4_0, 0), {"rows of 33", "multiple of 32"});
-  expect_refused(with({4}, kTensorF32, 16), {"offset 16", "multiple of 32"});
-  expect_refused(with({4}, kTensorF32, 256), {"past the end"});
-  expect_refused(with({33}, kTensorF32, 128), {"past the end"});
-  expect_refused(with({4}, kTensorF32, ~uint64_t{0} - 31), {"past the end"});
-  expect_refused(with({4}, 99, 512), {"past the end"});
+  expect_gguf_refused(with({}, kTensorF32, 0), {"0 dimensions"});
+  expect_gguf_refused(with({1, 1, 1, 1, 1}, kTensorF32, 0), {"5 dimensions"});
+  expect_gguf_refused(with({0, 4}, kTensorF32, 0), {"dimension of 0"});
+  expect_gguf_refused(with({uint64_t{1} << 32, uint64_t{1} << 32}, kTensorF32, 0), {"t", "63 bits"});
+  expect_gguf_refused(with({~uint64_t{0}}, kTensorF32, 0), {"t", "63 bits"});
+  expect_gguf_refused(with({uint64_t{1} << 61}, kTensorF32, 0), {"larger than the file"});
+  expect_gguf_refused(with({33, 2}, kTensorQ4_0, 0), {"rows of 33", "multiple of 32"});
+  expect_gguf_refused(with({4}, kTensorF32, 16), {"offset 16", "multiple of 32"});
+  expect_gguf_refused(with({4}, kTensorF32, 256), {"past the end"});
+  expect_gguf_refused(with({33}, kTensorF32, 128), {"past the end"});
+  expect_gguf_refused(with({4}, kTensorF32, ~uint64_t{0} - 31), {"past the end"});
+  expect_gguf_refused(with({4}, 99, 512), {"past the end"});
 }
 
 TEST(GgufFile, RefusesDuplicateAndOverlappingTensors) {
   GgufBuilder twice;
   twice.tensor("t", {4}, kTensorF32, floats(4)).tensor("t", {4}, kTensorF32, floats(4));
-  expect_refused(twice.build(), {"tensor t", "twice"});
+  expect_gguf_refused(twice.build(), {"tensor t", "twice"});
   GgufBuilder overlap;
   overlap.data = std::string(128, '\0');
   overlap.tensor_entry("a", {16}, kTensorF32, 0).tensor_entry("b", {4}, kTensorF32, 32);
-  expect_refused(overlap.build(), {"a and b", "share"});
+  expect_gguf_refused(overlap.build(), {"a and b", "share"});
   GgufBuilder same;
   same.data = std::string(128, '\0');
   same.tensor_entry("a", {4}, kTensorF32, 32).tensor_entry("b", {4}, kTensorF32, 32);
-  expect_refused(same.build(), {"share"});
+  expect_gguf_refused(same.build(), {"share"});
 }
 
 TEST(GgufFile, MessagesStayOneLine) {

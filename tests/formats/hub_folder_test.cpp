@@ -22,7 +22,7 @@ std::string shard(const std::vector<std::string>& names) {
   return safetensors_bytes(header + "}", std::string(names.size(), 'x'));
 }
 
-void expect_refused(const TempFolder& folder, ErrorKind kind, const std::vector<std::string>& parts) {
+void expect_folder_refused(const TempFolder& folder, ErrorKind kind, const std::vector<std::string>& parts) {
   expect_error(kind, parts, [&] { HubFolder{folder.path()}; });
 }
 
@@ -60,11 +60,11 @@ TEST(HubFolder, OpensShardsAndStaysValidWhenMoved) {
 TEST(HubFolder, SaysWhatIsMissing) {
   const TempFolder folder;
   expect_error(ErrorKind::file, {"absent", "no such folder"}, [&] { HubFolder{folder.path() / "absent"}; });
-  expect_refused(folder, ErrorKind::file, {"no config.json", "keysieve pull"});
+  expect_folder_refused(folder, ErrorKind::file, {"no config.json", "keysieve pull"});
   folder.write("config.json", "{}");
-  expect_refused(folder, ErrorKind::file, {"no model.safetensors"});
+  expect_folder_refused(folder, ErrorKind::file, {"no model.safetensors"});
   folder.write("model.safetensors.index.json", R"({"weight_map": {"a": "model-1.safetensors"}})");
-  expect_refused(folder, ErrorKind::file, {"no model-1.safetensors"});
+  expect_folder_refused(folder, ErrorKind::file, {"no model-1.safetensors"});
 }
 
 TEST(HubFolder, RefusesBadConfigs) {
@@ -72,10 +72,10 @@ TEST(HubFolder, RefusesBadConfigs) {
   folder.write("model.safetensors", shard({"a"}));
   for (const char* config : {"", "[]", "{", "7", "{} {}"}) {
     folder.write("config.json", config);
-    expect_refused(folder, ErrorKind::format, {"config.json"});
+    expect_folder_refused(folder, ErrorKind::format, {"config.json"});
   }
   folder.write("config.json", std::string(100'000, '['));
-  expect_refused(folder, ErrorKind::format, {"config.json", "nested"});
+  expect_folder_refused(folder, ErrorKind::format, {"config.json", "nested"});
 }
 
 TEST(HubFolder, RefusesShardsOutsideTheFolder) {
@@ -84,7 +84,7 @@ TEST(HubFolder, RefusesShardsOutsideTheFolder) {
   for (const char* name :
        {"../x.safetensors", "/etc/passwd", "a/b.safetensors", "..", ".", "", "a\\\\b", "a\\u0000b"}) {
     folder.write("model.safetensors.index.json", std::string(R"({"weight_map": {"t": ")") + name + "\"}}");
-    expect_refused(folder, ErrorKind::format, {"tensor t", "inside the folder"});
+    expect_folder_refused(folder, ErrorKind::format, {"tensor t", "inside the folder"});
   }
 }
 
@@ -95,15 +95,15 @@ TEST(HubFolder, RefusesBadIndexes) {
   folder.write("m2.safetensors", shard({"a", "b"}));
   const auto with_index = [&](const char* index) { folder.write("model.safetensors.index.json", index); };
   with_index("[]");
-  expect_refused(folder, ErrorKind::format, {"weight_map"});
+  expect_folder_refused(folder, ErrorKind::format, {"weight_map"});
   with_index(R"({"weight_map": []})");
-  expect_refused(folder, ErrorKind::format, {"weight_map"});
+  expect_folder_refused(folder, ErrorKind::format, {"weight_map"});
   with_index(R"({"weight_map": {"a": 1}})");
-  expect_refused(folder, ErrorKind::format, {"shard of a"});
+  expect_folder_refused(folder, ErrorKind::format, {"shard of a"});
   with_index(R"({"weight_map": {"b": "m1.safetensors"}})");
-  expect_refused(folder, ErrorKind::format, {"m1.safetensors", "no tensor b"});
+  expect_folder_refused(folder, ErrorKind::format, {"m1.safetensors", "no tensor b"});
   with_index(R"({"weight_map": {"a": "m1.safetensors", "b": "m2.safetensors"}})");
-  expect_refused(folder, ErrorKind::format, {"tensor a", "another shard"});
+  expect_folder_refused(folder, ErrorKind::format, {"tensor a", "another shard"});
 }
 
 class Quantized : public ::testing::Test {

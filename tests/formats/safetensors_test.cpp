@@ -24,14 +24,14 @@ std::string read_file(const std::filesystem::path& path) {
   return content.str();
 }
 
-void expect_refused(const std::string& bytes, const std::vector<std::string>& parts) {
+void expect_safetensors_refused(const std::string& bytes, const std::vector<std::string>& parts) {
   expect_error(ErrorKind::format, parts,
                [&] { SafetensorsFile::from_bytes(as_bytes(bytes), "bad.safetensors"); });
 }
 
 // One tensor "t" whose description is `body`, with `data_size` bytes of data.
 void expect_body_refused(const std::string& body, size_t data_size, const std::vector<std::string>& parts) {
-  expect_refused(safetensors_bytes("{\"t\":" + body + "}", std::string(data_size, '\0')), parts);
+  expect_safetensors_refused(safetensors_bytes("{\"t\":" + body + "}", std::string(data_size, '\0')), parts);
 }
 
 constexpr std::string_view kSmall =
@@ -39,12 +39,12 @@ constexpr std::string_view kSmall =
     R"("a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]},"empty":{"dtype":"F32","shape":[0,3],"data_offsets":[20,20]},)"
     R"("scalar":{"dtype":"U8","shape":[],"data_offsets":[20,21]}}   )";
 
-std::string small() {
+std::string small_safetensors() {
   return safetensors_bytes(kSmall, std::string("\x80\x3f\x00\x40", 4) + std::string(17, '\x01'));
 }
 
 TEST(SafetensorsFile, ReadsTensorsInDataOrder) {
-  const std::string bytes = small();
+  const std::string bytes = small_safetensors();
   const auto file = SafetensorsFile::from_bytes(as_bytes(bytes), "small.safetensors");
   ASSERT_EQ(file.tensors().size(), 4u);
   EXPECT_EQ(file.tensors()[0].name, "a");
@@ -68,17 +68,17 @@ TEST(SafetensorsFile, ListsUnsupportedTypesAndRefusesToReadThem) {
 }
 
 TEST(SafetensorsFile, RefusesEveryPrefixAndAnyExtraByte) {
-  const std::string bytes = small();
+  const std::string bytes = small_safetensors();
   for (size_t length = 0; length < bytes.size(); ++length) {
     const std::vector<char> prefix(bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(length));
     EXPECT_THROW(SafetensorsFile::from_bytes(std::as_bytes(std::span(prefix)), "cut"), Error)
         << length << " bytes";
   }
-  expect_refused(bytes + "x", {"end at byte 21", "22"});
+  expect_safetensors_refused(bytes + "x", {"end at byte 21", "22"});
 }
 
 TEST(SafetensorsFile, SurvivesEveryChangedByte) {
-  const std::string bytes = small();
+  const std::string bytes = small_safetensors();
   size_t refused = 0;
   for (size_t at = 0; at < bytes.size() - 21; ++at) {
     for (const char value : {'\0', '"', '{', '[', '9', '\xff'}) {
@@ -99,11 +99,11 @@ TEST(SafetensorsFile, RefusesBadHeaderLengths) {
        {uint64_t{0}, uint64_t{1}, uint64_t{1} << 30, uint64_t{1} << 60, ~uint64_t{0}}) {
     std::string bytes;
     append(bytes, length);
-    expect_refused(bytes + "{}", {"bad.safetensors", "header"});
+    expect_safetensors_refused(bytes + "{}", {"bad.safetensors", "header"});
   }
   std::string bytes;
   append<uint64_t>(bytes, 99'999'999);
-  expect_refused(bytes + "{}", {"needs 99999999 bytes"});
+  expect_safetensors_refused(bytes + "{}", {"needs 99999999 bytes"});
 }
 
 TEST(SafetensorsFile, RefusesHeadersOfAnotherForm) {
@@ -111,10 +111,10 @@ TEST(SafetensorsFile, RefusesHeadersOfAnotherForm) {
        {"[]", "{} x", "{\"a\":1}", "{\"a\":[1]}", "{\"a\":null}", "{\"a\":\"b\"}", "{\"a\":{}}",
         "{\"a\":{\"b\":{}}}", "{\"__metadata__\":[]}", "{\"__metadata__\":{\"a\":1}}",
         "{\"__metadata__\":{\"a\":{}}}", "{\"a\"", "  {}"}) {
-    expect_refused(safetensors_bytes(header, ""), {"bad.safetensors"});
+    expect_safetensors_refused(safetensors_bytes(header, ""), {"bad.safetensors"});
   }
   std::string deep = "{\"t\":{\"dtype\":\"F32\",\"shape\":" + std::string(1'000'000, '[');
-  expect_refused(safetensors_bytes(deep, ""), {"an array"});
+  expect_safetensors_refused(safetensors_bytes(deep, ""), {"an array"});
   const std::string nothing = safetensors_bytes("{}", "");
   EXPECT_TRUE(SafetensorsFile::from_bytes(as_bytes(nothing), "empty").tensors().empty());
 }
@@ -151,17 +151,18 @@ TEST(SafetensorsFile, RefusesBadTensorEntries) {
 
 TEST(SafetensorsFile, RefusesDuplicatesOverlapsAndHoles) {
   const std::string first = R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},)";
-  expect_refused(
+  expect_safetensors_refused(
       safetensors_bytes(first + R"("a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})", "12345678"),
       {"tensor a", "twice"});
-  expect_refused(
+  expect_safetensors_refused(
       safetensors_bytes(first + R"("b":{"dtype":"U8","shape":[4],"data_offsets":[3,7]}})", "1234567"),
       {"tensor b", "overlap"});
-  expect_refused(
+  expect_safetensors_refused(
       safetensors_bytes(first + R"("b":{"dtype":"U8","shape":[4],"data_offsets":[5,9]}})", "123456789"),
       {"tensor b", "hole"});
-  expect_refused(safetensors_bytes(first + R"("b":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", "1234"),
-                 {"tensor b", "overlap"});
+  expect_safetensors_refused(
+      safetensors_bytes(first + R"("b":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", "1234"),
+      {"tensor b", "overlap"});
 }
 
 TEST(WriteSafetensors, RoundTripsAndAlignsByType) {

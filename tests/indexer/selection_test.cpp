@@ -451,23 +451,23 @@ ModelShape narrow_model() {
 
 // One query of a shared set, as in decode: its slots are shared out over the threads, whatever their number.
 TEST(LearnedSelector, ThreadsShareTheSlotsOfOneQuery) {
-  constexpr size_t kSlots = 3001, kHeads = 3, kDim = 20;
+  constexpr size_t slots = 3001, heads = 3, dim = 20;
   const ModelShape model = narrow_model();
-  constexpr size_t kHidden = 8;
+  constexpr size_t hidden_size = 8;
   IndexerConfig config;
   config.layers = 1;
-  config.hidden = kHidden;
-  config.heads = kHeads;
-  config.dim = kDim;
+  config.hidden = hidden_size;
+  config.heads = heads;
+  config.dim = dim;
   IndexerLayerWeights layer;
-  layer.q = random_floats(kHeads * kDim * kHidden, 1);
-  layer.k = random_floats(kDim * kHidden, 2);
-  layer.head_weight = random_floats(kHeads * kHidden, 3);
-  const std::vector<float> hidden = random_floats(kHidden, 4), keys = random_floats(kSlots * kDim, 5);
-  const int32_t position = kSlots - 1;
+  layer.q = random_floats(heads * dim * hidden_size, 1);
+  layer.k = random_floats(dim * hidden_size, 2);
+  layer.head_weight = random_floats(heads * hidden_size, 3);
+  const std::vector<float> hidden = random_floats(hidden_size, 4), keys = random_floats(slots * dim, 5);
+  const int32_t position = slots - 1;
   for (const IndexKeyType type : {IndexKeyType::f32, IndexKeyType::i8, IndexKeyType::i4}) {
-    StoredKeys stored(type, kDim, kSlots);
-    for (size_t slot = 0; slot < kSlots; ++slot) stored.store(slot, keys.data() + slot * kDim);
+    StoredKeys stored(type, dim, slots);
+    for (size_t slot = 0; slot < slots; ++slot) stored.store(slot, keys.data() + slot * dim);
     const IndexKeyView view = stored.view();
     std::vector<uint32_t> alone;
     for (const int threads : {1, 2, 3, 7}) {
@@ -477,7 +477,7 @@ TEST(LearnedSelector, ThreadsShareTheSlotsOfOneQuery) {
       LearnedSelector selector(indexer, {.budget = 200, .budgets = {}, .sinks = 4, .recent = 8});
       SelectionBuffer buffer;
       const LayerQuery query{
-          0, {hidden.data(), nullptr, nullptr, &position, 1}, kSlots - 1, {}, {&view, 1}, nullptr, nullptr};
+          0, {hidden.data(), nullptr, nullptr, &position, 1}, slots - 1, {}, {&view, 1}, nullptr, nullptr};
       ASSERT_TRUE(selector.select(query, bench.context, buffer));
       const std::vector<uint32_t> found(buffer.slots(0, 0).begin(), buffer.slots(0, 0).end());
       if (threads == 1) alone = found;

@@ -16,14 +16,14 @@ namespace {
 using testing::all_logits;
 using testing::max_difference;
 
-constexpr size_t kTokens = 40;
-constexpr size_t kBudget = 12;
+constexpr size_t kSparseTokens = 40;
+constexpr size_t kSparseBudget = 12;
 constexpr size_t kSinks = 2;
 constexpr size_t kRecent = 4;
 
 std::vector<int32_t> some_tokens() {
-  std::vector<int32_t> tokens(kTokens);
-  for (size_t i = 0; i < kTokens; ++i) tokens[i] = static_cast<int32_t>(i * i % 19);
+  std::vector<int32_t> tokens(kSparseTokens);
+  for (size_t i = 0; i < kSparseTokens; ++i) tokens[i] = static_cast<int32_t>(i * i % 19);
   return tokens;
 }
 
@@ -34,7 +34,7 @@ class NativeSparse : public ::testing::TestWithParam<std::string_view> {
   // chunk 0: cut once, after the prompt.
   auto fixed_cache(size_t voters, size_t chunk) const {
     return [this, voters, chunk](const CacheShape& shape, std::shared_ptr<const Kernels> kernels) {
-      const FixedCacheOptions fixed{.budget = kBudget,
+      const FixedCacheOptions fixed{.budget = kSparseBudget,
                                     .budgets = {},
                                     .sinks = kSinks,
                                     .recent = kRecent,
@@ -109,14 +109,14 @@ std::vector<int32_t> NativeSparse::expected_selection(std::span<const float> q, 
   std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
     return scores[static_cast<size_t>(a)] > scores[static_cast<size_t>(b)];
   });
-  order.resize(std::min(order.size(), kBudget));
+  order.resize(std::min(order.size(), kSparseBudget));
   std::sort(order.begin(), order.end());
   return order;
 }
 
 TEST_P(NativeSparse, ABudgetNothingExceedsIsDense) {
   const std::vector<float> dense = all_logits(model_, tokens_);
-  EXPECT_EQ(all_logits(model_, tokens_, {.selector = selector(kTokens)}), dense);
+  EXPECT_EQ(all_logits(model_, tokens_, {.selector = selector(kSparseTokens)}), dense);
 }
 
 TEST_P(NativeSparse, EachGroupReadsItsOwnBestPositions) {
@@ -131,9 +131,9 @@ TEST_P(NativeSparse, EachGroupReadsItsOwnBestPositions) {
     q.clear();
     k.clear();
     SelectionRecorder recorder;
-    SequenceState state(model_, {.max_chunk = chunk, .selector = selector(kBudget)});
+    SequenceState state(model_, {.max_chunk = chunk, .selector = selector(kSparseBudget)});
     prefill(state, tokens_, {.recorder = &recorder, .taps = &taps});
-    for (size_t t = 0; t < kTokens; ++t) {
+    for (size_t t = 0; t < kSparseTokens; ++t) {
       const SelectionRecorder::Row& row = recorder.layers().at(0).at(t);
       for (size_t group = 0; group < model_->config().kv_heads; ++group) {
         const auto& found = row.groups.size() == 1 ? row.groups[0] : row.groups.at(group);
@@ -147,10 +147,10 @@ TEST_P(NativeSparse, ChunksDoNotMatter) {
   for (const IndexKeyChoice keys : {IndexKeyChoice::f32, IndexKeyChoice::i8}) {
     for (const SelectionScope scope : {SelectionScope::per_group, SelectionScope::shared}) {
       const std::vector<float> whole =
-          all_logits(model_, tokens_, {.selector = selector(kBudget, scope, keys)});
+          all_logits(model_, tokens_, {.selector = selector(kSparseBudget, scope, keys)});
       for (const size_t chunk : {1, 11, 13}) {
-        const std::vector<float> pieces =
-            all_logits(model_, tokens_, {.max_chunk = chunk, .selector = selector(kBudget, scope, keys)});
+        const std::vector<float> pieces = all_logits(
+            model_, tokens_, {.max_chunk = chunk, .selector = selector(kSparseBudget, scope, keys)});
         EXPECT_LE(max_difference(whole, pieces), 2e-4) << "chunk " << chunk;
       }
     }
@@ -159,16 +159,16 @@ TEST_P(NativeSparse, ChunksDoNotMatter) {
 
 // In decode threads go on to a set's rows while others choose; with a recorder all is chosen first.
 TEST_P(NativeSparse, ChoosingOnTheWayGivesTheSameBits) {
-  const SequenceOptions options{.max_chunk = 1, .selector = selector(kBudget)};
+  const SequenceOptions options{.max_chunk = 1, .selector = selector(kSparseBudget)};
   SequenceState on_the_way(model_, options);
   SequenceState before(model_, options);
   SelectionRecorder recorder;
   EXPECT_EQ(all_logits(on_the_way, tokens_, {}), all_logits(before, tokens_, {.recorder = &recorder}));
-  EXPECT_EQ(recorder.layers().at(0).size(), kTokens);
+  EXPECT_EQ(recorder.layers().at(0).size(), kSparseTokens);
 }
 
 TEST_P(NativeSparse, AFixedCacheKeepsASetPerHeadAndConstantBytes) {
-  SequenceOptions options{.selector = selector(kBudget)};
+  SequenceOptions options{.selector = selector(kSparseBudget)};
   options.make_cache = fixed_cache(8, 0);
   SequenceState state(model_, options);
   prefill(state, tokens_);
@@ -176,10 +176,10 @@ TEST_P(NativeSparse, AFixedCacheKeepsASetPerHeadAndConstantBytes) {
   for (int32_t step = 0; step < 12; ++step) {
     for (size_t set = 0; set < model_->config().kv_heads; ++set) {
       const std::vector<int32_t> positions = state.cache().positions(0, set);
-      ASSERT_EQ(positions.size(), kBudget);
+      ASSERT_EQ(positions.size(), kSparseBudget);
       for (size_t s = 0; s < kSinks; ++s) EXPECT_EQ(positions[s], static_cast<int32_t>(s));
       for (size_t r = 0; r < kRecent; ++r) {
-        EXPECT_EQ(positions[kBudget - 1 - r], static_cast<int32_t>(state.position() - 1 - r));
+        EXPECT_EQ(positions[kSparseBudget - 1 - r], static_cast<int32_t>(state.position() - 1 - r));
       }
     }
     if (step == 1) bytes = state.memory().total();
@@ -196,30 +196,30 @@ TEST_P(NativeSparse, AFixedCacheKeepsASetPerHeadAndConstantBytes) {
     const SelectionRecorder::Row& row = recorder.layers()[0][i];
     EXPECT_EQ(row.query, static_cast<int32_t>(52 + i));
     for (const auto& positions : row.groups) {
-      EXPECT_EQ(positions.size(), kBudget);
+      EXPECT_EQ(positions.size(), kSparseBudget);
       EXPECT_EQ(positions.front(), 0);
       EXPECT_EQ(positions.back(), row.query);
     }
   }
   for (size_t set = 0; set < model_->config().kv_heads; ++set) {
-    EXPECT_EQ(state.cache().positions(0, set).size(), kBudget);
+    EXPECT_EQ(state.cache().positions(0, set).size(), kSparseBudget);
   }
 }
 
 TEST_P(NativeSparse, AFixedCacheMayBeCutAfterEachChunk) {
   constexpr size_t kChunk = 6;
-  SequenceOptions options{.max_chunk = kChunk, .selector = selector(kBudget)};
+  SequenceOptions options{.max_chunk = kChunk, .selector = selector(kSparseBudget)};
   options.make_cache = fixed_cache(4, kChunk);
   SequenceState state(model_, options);
   SelectionRecorder recorder;
   prefill(state, tokens_, {.recorder = &recorder}, [&](size_t done) {
-    EXPECT_EQ(state.cache().size(0), std::min(done, kBudget));
+    EXPECT_EQ(state.cache().size(0), std::min(done, kSparseBudget));
     return true;
   });
   // A query reads what was kept before its chunk and what the chunk has brought, never what was dropped.
   for (const SelectionRecorder::Row& row : recorder.layers().at(0)) {
     for (const auto& positions : row.groups) {
-      EXPECT_LE(positions.size(), kBudget);
+      EXPECT_LE(positions.size(), kSparseBudget);
       EXPECT_EQ(positions.front(), 0);
       EXPECT_EQ(positions.back(), row.query);
     }
@@ -227,7 +227,7 @@ TEST_P(NativeSparse, AFixedCacheMayBeCutAfterEachChunk) {
   const auto row = [&](size_t query) -> const SelectionRecorder::Row& {
     return recorder.layers()[0].at(query);
   };
-  for (size_t first = 24; first + kChunk <= kTokens; first += kChunk) {
+  for (size_t first = 24; first + kChunk <= kSparseTokens; first += kChunk) {
     for (size_t set = 0; set < row(first).groups.size(); ++set) {
       std::vector<int32_t> seen;
       for (size_t i = first; i < first + kChunk; ++i) {
@@ -237,14 +237,14 @@ TEST_P(NativeSparse, AFixedCacheMayBeCutAfterEachChunk) {
       }
       std::sort(seen.begin(), seen.end());
       seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
-      EXPECT_LE(seen.size(), kBudget) << "chunk at " << first << " reads more than was kept";
+      EXPECT_LE(seen.size(), kSparseBudget) << "chunk at " << first << " reads more than was kept";
     }
   }
 }
 
 TEST_P(NativeSparse, LayersWithoutABudgetAreDense) {
   const std::vector<float> dense = all_logits(model_, tokens_);
-  auto inner = selector(kBudget);
+  auto inner = selector(kSparseBudget);
   const auto& learned = dynamic_cast<const LearnedSelector&>(*inner);
   SelectionPolicy policy = learned.policy();
   policy.budgets.assign(model_->config().layers, 0);

@@ -12,15 +12,15 @@
 namespace keysieve {
 namespace {
 
-constexpr size_t kTokens = 300;
-constexpr size_t kBudget = 24;
+constexpr size_t kTieredTokens = 300;
+constexpr size_t kTieredBudget = 24;
 
 class TieredModel : public ::testing::TestWithParam<std::string_view> {
  protected:
   void SetUp() override {
     testing::TinyFolder folder({{"max_position_embeddings", 512}});
     model_ = folder.load({.kernels = std::string(GetParam())});
-    for (size_t i = 0; i < kTokens; ++i) tokens_.push_back(static_cast<int32_t>((i * i + i / 7) % 19));
+    for (size_t i = 0; i < kTieredTokens; ++i) tokens_.push_back(static_cast<int32_t>((i * i + i / 7) % 19));
   }
 
   static std::vector<float> random_floats(size_t count, uint32_t seed) {
@@ -35,7 +35,7 @@ class TieredModel : public ::testing::TestWithParam<std::string_view> {
     IndexerConfig config;
     IndexerLayerWeights layer;
     if (shape == IndexerShape::native) {
-      config = IndexerConfig::native_for(model_->shape(), 4, kBudget);
+      config = IndexerConfig::native_for(model_->shape(), 4, kTieredBudget);
       config.map_per_head = true;
       layer.q = random_floats(c.heads * 4 * c.head_dim, 5);
       layer.k = random_floats(c.kv_heads * 4 * c.head_dim, 6);
@@ -53,7 +53,7 @@ class TieredModel : public ::testing::TestWithParam<std::string_view> {
     const auto indexer = std::make_shared<const Indexer>(config, layers, model_->shape(),
                                                          model_->shared_kernels(), model_->threads());
     SelectionPolicy policy;
-    policy.budget = kBudget;
+    policy.budget = kTieredBudget;
     policy.sinks = 2;
     policy.recent = 5;
     policy.scope = scope;
@@ -63,8 +63,8 @@ class TieredModel : public ::testing::TestWithParam<std::string_view> {
 
   // Logits of all tokens: a prompt in chunks, then one by one.
   std::vector<float> logits(SequenceState& state) const {
-    std::vector<float> rows = testing::all_logits(state, {tokens_.data(), kTokens - 40});
-    for (size_t t = kTokens - 40; t < kTokens; ++t) {
+    std::vector<float> rows = testing::all_logits(state, {tokens_.data(), kTieredTokens - 40});
+    for (size_t t = kTieredTokens - 40; t < kTieredTokens; ++t) {
       forward(state, {tokens_.data() + t, 1}, {.logits = Logits::last});
       rows.insert(rows.end(), state.last_logits().begin(), state.last_logits().end());
     }
@@ -95,14 +95,14 @@ TEST_P(TieredModel, EqualsTheFullCacheBitForBit) {
           options.selector = selector(c.shape, c.scope, c.query_block);
           options.make_cache = [&](const CacheShape& shape, std::shared_ptr<const Kernels> kernels) {
             const TieredCacheOptions tiered{
-                .budget = kBudget, .budgets = {}, .chunk = chunk, .sets = options.selector->groups()};
+                .budget = kTieredBudget, .budgets = {}, .chunk = chunk, .sets = options.selector->groups()};
             return make_tiered_cache(shape, std::move(kernels), tiered,
                                      on_disk ? folder.path() : std::filesystem::path());
           };
           SequenceState tiered(model_, options);
           const std::vector<float> expected = logits(full);
           ASSERT_EQ(logits(tiered), expected) << "chunk " << chunk << ", block " << c.query_block;
-          EXPECT_EQ(tiered.memory().hot * kTokens, full.memory().hot * (kBudget + chunk));
+          EXPECT_EQ(tiered.memory().hot * kTieredTokens, full.memory().hot * (kTieredBudget + chunk));
           EXPECT_EQ(tiered.memory().cold, full.memory().hot);
           EXPECT_EQ(tiered.memory().index, full.memory().index);
           EXPECT_GT(tiered.memory().moved, 0u);

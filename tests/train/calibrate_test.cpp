@@ -10,6 +10,7 @@
 #include "indexer/indexer.h"
 #include "indexer/selectors.h"
 #include "model/forward.h"
+#include "prose.h"
 #include "support/files.h"
 #include "support/golden.h"
 #include "support/tiny_model.h"
@@ -27,17 +28,6 @@ std::vector<int32_t> random_tokens(size_t count, size_t vocabulary, uint64_t see
   std::vector<int32_t> tokens(count);
   for (int32_t& token : tokens) token = static_cast<int32_t>(random() % vocabulary);
   return tokens;
-}
-
-std::string prose(size_t bytes, uint64_t seed = 1) {
-  std::mt19937_64 random(seed);
-  std::string text;
-  while (text.size() < bytes) {
-    for (size_t i = 0; i < 2 + random() % 7; ++i) text += static_cast<char>('a' + random() % 26);
-    text += random() % 9 == 0 ? ".\n" : " ";
-  }
-  text.resize(bytes);
-  return text;
 }
 
 // A context long enough for all windows of these tests.

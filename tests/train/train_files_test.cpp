@@ -10,6 +10,7 @@
 #include "core/file_io.h"
 #include "core/json.h"
 #include "indexer/indexer.h"
+#include "prose.h"
 #include "support/files.h"
 #include "support/golden.h"
 #include "support/tiny_model.h"
@@ -20,16 +21,6 @@ namespace {
 using testing::expect_error;
 using testing::TempFolder;
 using testing::TinyModel;
-
-std::string prose(size_t bytes, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::string text;
-  while (text.size() < bytes) {
-    for (size_t i = 0; i < 2 + random() % 7; ++i) text += static_cast<char>('a' + random() % 26);
-    text += random() % 9 == 0 ? ".\n" : " ";
-  }
-  return text;
-}
 
 class TrainFiles : public ::testing::Test {
  protected:

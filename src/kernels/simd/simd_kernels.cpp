@@ -5,7 +5,9 @@
 // AVX2 (with FMA and F16C, Haswell 2013 and later), AVX-512 with VNNI (Ice Lake and Zen 4 and later) and NEON
 // with dot products (Cortex-A75 and Neoverse N1 and later) are the targets; older machines run the reference
 // family.
+#if !KEYSIEVE_WITHOUT_AVX512
 #define HWY_WANT_AVX3_DL
+#endif
 #define HWY_DISABLED_TARGETS \
   (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
 

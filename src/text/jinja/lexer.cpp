@@ -5,6 +5,7 @@
 #include <array>
 #include <charconv>
 
+#include "core/ascii.h"
 #include "text/jinja/value.h"
 #include "text/utf8.h"
 
@@ -12,7 +13,6 @@ namespace keysieve::jinja {
 
 namespace {
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_name_start(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
          static_cast<unsigned char>(c) >= 0x80;
@@ -185,10 +185,11 @@ class Lexer {
 
   void lex_token(std::string& brackets) {
     const char c = source_[at_];
-    if (is_digit(c)) return lex_number();
+    if (is_ascii_digit(c)) return lex_number();
     if (is_name_start(c)) {
       size_t length = 1;
-      while (length < rest().size() && (is_name_start(rest()[length]) || is_digit(rest()[length]))) ++length;
+      while (length < rest().size() && (is_name_start(rest()[length]) || is_ascii_digit(rest()[length])))
+        ++length;
       push(TokenType::name, std::string(rest().substr(0, length)));
       return advance(length);
     }
@@ -217,7 +218,7 @@ class Lexer {
     size_t length = 1;
     bool real = false;
     const auto digits = [&] {
-      while (length < text.size() && (is_digit(text[length]) || text[length] == '_')) ++length;
+      while (length < text.size() && (is_ascii_digit(text[length]) || text[length] == '_')) ++length;
     };
     if (text[0] == '0' && text.size() > 1 &&
         std::string_view("xXoObB").find(text[1]) != std::string_view::npos) {
@@ -228,14 +229,14 @@ class Lexer {
       }
     } else {
       digits();
-      if (length + 1 < text.size() && text[length] == '.' && is_digit(text[length + 1])) {
+      if (length + 1 < text.size() && text[length] == '.' && is_ascii_digit(text[length + 1])) {
         real = true;
         ++length;
         digits();
       }
       if (length < text.size() && (text[length] == 'e' || text[length] == 'E')) {
         const size_t sign = length + 1 < text.size() && (text[length + 1] == '+' || text[length + 1] == '-');
-        if (length + 1 + sign < text.size() && is_digit(text[length + 1 + sign])) {
+        if (length + 1 + sign < text.size() && is_ascii_digit(text[length + 1 + sign])) {
           real = true;
           length += 1 + sign;
           digits();

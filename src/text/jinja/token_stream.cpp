@@ -132,9 +132,8 @@ ExpressionPtr TokenStream::parse_comparison() {
   for (;;) {
     std::string op;
     if (is(TokenType::op)) {
-      constexpr std::string_view kComparisons[] = {"==", "!=", "<", "<=", ">", ">="};
-      if (std::find(std::begin(kComparisons), std::end(kComparisons), current().value) ==
-          std::end(kComparisons)) {
+      constexpr std::string_view kComparing[] = {"==", "!=", "<", "<=", ">", ">="};
+      if (std::find(std::begin(kComparing), std::end(kComparing), current().value) == std::end(kComparing)) {
         break;
       }
       op = current().value;
