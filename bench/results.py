@@ -73,10 +73,12 @@ def parts():
     # Apart, so that a new indexer does not ask for the baselines again.
     yield needle(LARGE, 4096, 40, "128,256", "dense,sparse")
     yield needle(LARGE, 4096, 40, "128,256", "dense,oracle,recent,random", suffix="baselines")
-    yield needle(LARGE, 30000, 6, "256,512", "dense,sparse,recent")
+    yield needle(LARGE, 30000, 6, "256,512", "sparse")
+    yield needle(LARGE, 30000, 6, "256,512", "dense,recent", suffix="baselines")
     yield needle(LARGE, 30000, 4, "2048", "dense,sparse", "--protocol after --cache tiered")
     yield needle(SMALL, 4096, 10, "512", "dense,sparse", "--protocol after --cache tiered")
-    yield needle(LARGE, 8192, 4, "1024", "dense,sparse,snap-kv,h2o,streaming", "--protocol after --cache fixed")
+    yield needle(LARGE, 8192, 4, "1024", "sparse", "--protocol after --cache fixed")
+    yield needle(LARGE, 8192, 4, "1024", "dense,snap-kv,h2o,streaming", "--protocol after --cache fixed", suffix="baselines")
     yield ppl(SMALL, 8192, 4, "512,1024,2048")
     for model in (SMALL, LARGE):
         for form in ("words", "pairs", "two"):

@@ -13,7 +13,6 @@
 #include <cstring>
 #include <limits>
 #include <new>
-#include <system_error>
 #include <utility>
 
 #include "core/system_reason.h"

@@ -5,7 +5,6 @@
 
 #include <bit>
 #include <cerrno>
-#include <system_error>
 
 #include "core/system_reason.h"
 #include "keysieve/error.h"

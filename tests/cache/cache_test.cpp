@@ -2,14 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <numeric>
 #include <random>
 
 #include "cache/fixed_cache.h"
 #include "cache/full_cache.h"
-#include "core/half.h"
 #include "keysieve/error.h"
 #include "rows.h"
 

@@ -6,13 +6,11 @@
 
 #include <algorithm>
 #include <csignal>
-#include <cstring>
 #include <filesystem>
 #include <random>
 #include <set>
 
 #include "cache/tiered_cache.h"
-#include "core/half.h"
 #include "keysieve/error.h"
 #include "rows.h"
 #include "support/files.h"
