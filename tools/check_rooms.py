@@ -141,27 +141,32 @@ def check_includes(root):
                 yield Finding(str(path), number, f'{what} may not include "{target}" ({found}); it may: {rooms}')
 
 
-def included_names(root, path, seen):
-    """What a file names in its #includes, and the headers of ours among these in turn."""
-    names = set()
-    for line in (root / path).read_text(encoding="utf-8", errors="replace").splitlines():
-        match = INCLUDE.match(line)
-        if not match or match[2] in names:
+def includes_of(root, path):
+    """(the files of ours, the names) that a file includes, directly or not; itself is among the files, and a name is
+    looked for beside the file that has it and from each of the roots."""
+    files, names, todo = set(), set(), [root / path]
+    while todo:
+        at = todo.pop()
+        if at in files:
             continue
-        names.add(match[2])
-        for folder in (path.parent, Path("src"), Path("include")):
-            header = folder / match[2]
-            if header not in seen and (root / header).is_file():
-                seen.add(header)
-                names |= included_names(root, header, seen)
-    return names
+        files.add(at)
+        for line in at.read_text(encoding="utf-8", errors="replace").splitlines():
+            match = INCLUDE.match(line)
+            if not match:
+                continue
+            names.add(match[2])
+            places = (folder / match[2] for folder in (at.parent, root / "src", root / "include", root))
+            found = next((place for place in places if place.is_file()), None)
+            if found:
+                todo.append(found.resolve())
+    return files, names
 
 
 def check_precompiled(root):
     for path in source_files(root, PRECOMPILED_FOLDERS, {".cpp", ".h"}):
         text = (root / path).read_text(encoding="utf-8", errors="replace")
         code = COMMENT_OR_STRING.sub(lambda match: "\n" * match[0].count("\n"), text)
-        names = included_names(root, path, {path})
+        names = includes_of(root, path)[1]
         for header, use in PRECOMPILED.items():
             found = None if header in names else re.search(use, code)
             if found:

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
 """clang-tidy over the sources, several files of a room at once, remembering which passed.
 
-Two files of a room therefore name different things differently. A file that passed is not read again until it, a header of ours that it includes or .clang-tidy changes: .cache/tidy
-holds an empty file per hash of the three.
+Two files of a room therefore name different things differently. A file that passed is not read again until it, a header
+of ours that it includes or .clang-tidy changes: .cache/tidy holds an empty file per hash of the three.
 """
 
 import argparse
 import concurrent.futures
-import functools
 import hashlib
 import json
 import os
@@ -16,33 +15,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+from check_rooms import includes_of
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("src", "examples", "fuzz")
 MOST_IN_UNIT = 9
 PRECOMPILED = re.compile(r"(-Winvalid-pch )?(-Xclang -include(-pch)? -Xclang \S+cmake_pch\S* ?)+")
 
-INCLUDE = re.compile(rb'^\s*#\s*include\s*["<]([^">]+)[">]', re.MULTILINE)
-
-
-@functools.cache
-def included_by(path):
-    """The files of ours that this one names, as compilers find them: beside it, or from one of the roots."""
-    names = [match.decode() for match in INCLUDE.findall(path.read_bytes())]
-    roots = (path.parent, ROOT / "src", ROOT / "include", ROOT)
-    found = [next((root / name for root in roots if (root / name).is_file()), None) for name in names]
-    return [each.resolve() for each in found if each]
-
 
 def digest_of(path):
     """Of a source and all that it includes, directly or not."""
-    seen, todo = set(), [path]
-    while todo:
-        at = todo.pop()
-        if at not in seen:
-            seen.add(at)
-            todo.extend(included_by(at))
     state = hashlib.sha256(str(path.relative_to(ROOT)).encode())
-    for each in [ROOT / ".clang-tidy", *sorted(seen)]:
+    for each in [ROOT / ".clang-tidy", *sorted(includes_of(ROOT, path)[0])]:
         state.update(each.read_bytes() + b"\0")
     return state.hexdigest()
 

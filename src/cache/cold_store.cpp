@@ -70,8 +70,9 @@ class FileColdStore final : public ColdStore {
       file_ = ::mkostemp(name.data(), O_CLOEXEC);
       if (file_ >= 0) ::unlink(name.c_str());
     }
-    if (file_ < 0)
+    if (file_ < 0) {
       fail("cannot be created: " + system_reason(errno), "name a writable folder with --cold-store");
+    }
   }
   FileColdStore(const FileColdStore&) = delete;
   FileColdStore& operator=(const FileColdStore&) = delete;

@@ -12,8 +12,6 @@
 #include "keysieve/error.h"
 
 namespace keysieve {
-namespace {}  // namespace
-
 std::string read_text_file(const std::filesystem::path& path, size_t limit) {
   const MappedFile file(path);
   const auto bytes = file.bytes();

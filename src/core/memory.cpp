@@ -75,8 +75,9 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   size_ = static_cast<size_t>(status.st_size);
   if (size_ == 0) return;
   void* memory = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
-  if (memory == MAP_FAILED)
+  if (memory == MAP_FAILED) {
     throw Error(ErrorKind::file, path.string(), "cannot be mapped: " + system_reason(errno));
+  }
   data_ = static_cast<const std::byte*>(memory);
 }
 

@@ -68,6 +68,12 @@ class EvalSetting {
   SelectionPolicy policy_;  // budget 0: none known
 };
 
+// One way to read a text, of those an evaluation compares.
+struct EvalPass {
+  EvalSetting setting;
+  AttentionMode mode;
+};
+
 // The oracle: a native indexer that reduces nothing. Its maps are the identity (with the attention scale) and
 // its keys are kept in f32, so each head's softmax over its scores is that head's attention, computed under
 // the sparse run's own hidden states.

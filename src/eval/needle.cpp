@@ -47,15 +47,10 @@ void fill_from(NeedleTrial& trial, const Json& json, const std::string& key) {
   trial.peak_rss_bytes = json_require<size_t>(json, "peak_rss_bytes", key);
 }
 
-// One mode at one budget: a row for each context.
-struct NeedlePass {
-  EvalSetting setting;
-  AttentionMode mode;
-};
-
-std::vector<NeedlePass> passes_of(const EvalSetting& setting, const NeedleOptions& options) {
+// One mode at one budget each: a row for each context.
+std::vector<EvalPass> passes_of(const EvalSetting& setting, const NeedleOptions& options) {
   const std::vector<EvalSetting> settings = setting.at_budgets(options.budgets);
-  std::vector<NeedlePass> passes;
+  std::vector<EvalPass> passes;
   for (size_t s = 0; s < settings.size(); ++s) {
     for (const AttentionMode mode : options.modes) {
       if (mode != AttentionMode::dense || s == 0) passes.push_back({settings[s], mode});
@@ -84,7 +79,7 @@ class NeedleRun {
     }
     std::vector<bool> dense_passed;  // [trials]; empty without dense
     const size_t first_row = result.rows.size();
-    for (const NeedlePass& pass : passes_) {
+    for (const EvalPass& pass : passes_) {
       run_row(pass, context, prompts, result);
       if (pass.mode != AttentionMode::dense) continue;
       const auto trials = std::span(result.trials).last(options_.trials);
@@ -100,7 +95,7 @@ class NeedleRun {
   size_t total() const { return options_.contexts.size() * options_.trials * passes_.size(); }
   bool cancelled() const { return is_cancelled(options_.cancel); }
 
-  void run_row(const NeedlePass& pass, size_t context, std::span<const NeedlePrompt> prompts,
+  void run_row(const EvalPass& pass, size_t context, std::span<const NeedlePrompt> prompts,
                NeedleResult& result) {
     NeedleRow row;
     row.context = context;
@@ -220,7 +215,7 @@ class NeedleRun {
 
   const EvalSetting& setting_;
   const NeedleOptions& options_;
-  const std::vector<NeedlePass> passes_;
+  const std::vector<EvalPass> passes_;
   const TextCodec& codec_;
   const size_t answer_tokens_;
   size_t done_ = 0;

@@ -110,14 +110,9 @@ PerplexityRow compare(AttentionMode mode, const Losses& dense, const Losses& los
   return row;
 }
 
-struct PerplexityPass {
-  EvalSetting setting;
-  AttentionMode mode;
-};
-
 // Dense first, then every mode at every budget.
-std::vector<PerplexityPass> passes_of(const EvalSetting& setting, const PerplexityOptions& options) {
-  std::vector<PerplexityPass> passes{{setting, AttentionMode::dense}};
+std::vector<EvalPass> passes_of(const EvalSetting& setting, const PerplexityOptions& options) {
+  std::vector<EvalPass> passes{{setting, AttentionMode::dense}};
   for (const EvalSetting& at : setting.at_budgets(options.budgets)) {
     for (const AttentionMode mode : options.modes) {
       at.require(mode);
@@ -128,7 +123,7 @@ std::vector<PerplexityPass> passes_of(const EvalSetting& setting, const Perplexi
 }
 
 // Losses of one window, from the partial results where they are there; empty: cancelled.
-std::vector<double> window_losses(const PerplexityPass& pass, std::span<const int32_t> window, size_t index,
+std::vector<double> window_losses(const EvalPass& pass, std::span<const int32_t> window, size_t index,
                                   const PerplexityOptions& options) {
   const std::string key =
       fmt::format("{} {} window {}", to_string(pass.mode), pass.setting.budget(pass.mode), index);
@@ -154,7 +149,7 @@ std::optional<PerplexityResult> run_perplexity(const EvalSetting& setting,
                                                std::span<const std::vector<int32_t>> windows,
                                                const PerplexityOptions& options) {
   if (windows.empty()) throw Error(ErrorKind::usage, "perplexity", "no windows", "at least one");
-  const std::vector<PerplexityPass> passes = passes_of(setting, options);
+  const std::vector<EvalPass> passes = passes_of(setting, options);
   std::vector<Losses> losses(passes.size());
   size_t done = 0;
   for (size_t p = 0; p < passes.size(); ++p) {
