@@ -16,12 +16,13 @@
 
 // Quantised matrix products: unsigned codes of 16 rows (a panel) times int8 activations, exact in int32
 // within each group of 32 columns, then
-//   out += activation_scale * scale * dot + activation_scale * sum(activations) * bias
-// in fp32. A zero point in place of a bias costs no float work: the integer sum starts at
-// -zero_point * sum(activations). Decode (up to kDecodeTokens: one sequence, or
-// several side by side) unpacks codes in registers as they stream from
-// memory; prefill unpacks a panel once into bytes in L2 and runs all tokens over it. Both do the same
-// operations in the same order for each output, so a token's result does not depend on how many came with it.
+//   out += activation_scale * (scale * dot + sum(activations) * bias)
+// in fp32. What two dots share is multiplied once: with 16 columns per scale the activations', with 64 the
+// weights'. A zero point in place of a bias costs no
+// float work: the integer sum starts at -zero_point * sum(activations). Decode (up to kDecodeTokens: one
+// sequence, or several side by side) unpacks codes in registers as they stream from memory; prefill unpacks a
+// panel once into bytes in L2 and runs all tokens over it. Both do the same operations in the same order for
+// each output, so a token's result does not depend on how many came with it.
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
@@ -136,35 +137,59 @@ struct PanelScale {
   VF bias[kVectorsPerPanel];
 };
 
-// What one token contributes to a group beside its codes.
-struct TokenGroup {
-  VF scale;
+// What one token contributes to a unit beside its codes.
+template <class Kind>
+struct TokenUnit {
+  VF scale[Kind::kUnitGroups];
   VF scaled_sum;  // unused with a zero point
 };
 
 template <class Kind>
-HWY_INLINE TokenGroup token_group(const ActivationView& x, size_t token, size_t group) {
+HWY_INLINE TokenUnit<Kind> token_unit(const ActivationView& x, size_t token, size_t group) {
   const size_t at = token * (x.columns / kGroup) + group;
-  return {hn::Set(F32(), x.scales[at]),
-          Kind::kHasZeroPoint ? hn::Zero(F32()) : hn::Set(F32(), x.scaled_sums[at])};
+  TokenUnit<Kind> unit;
+  float scaled_sum = 0.0f;
+  for (size_t i = 0; i < Kind::kUnitGroups; ++i) {
+    unit.scale[i] = hn::Set(F32(), x.scales[at + i]);
+    if constexpr (!Kind::kHasZeroPoint)
+      scaled_sum = i == 0 ? x.scaled_sums[at] : scaled_sum + x.scaled_sums[at + i];
+  }
+  unit.scaled_sum = hn::Set(F32(), scaled_sum);
+  return unit;
 }
 
-// Where the integer sum of one run starts: (kCodeShift - zero_point) * sum of the run's activations.
+// Where the integer sum of one run of the unit at `group` starts: (kCodeShift - zero_point) * sum of the
+// run's activations.
 template <class Kind>
 HWY_INLINE VI first_sum(const ActivationView& x, size_t token, size_t group, int run, int zero_point) {
   constexpr int kShift = kCodeShift<Kind::kBits>;
   if constexpr (!Kind::kHasZeroPoint && kShift == 0) return hn::Zero(I32());
-  const size_t at = token * (x.columns / kGroup) + group;
+  const size_t at = token * (x.columns / kGroup) + group + (Kind::kWide ? static_cast<size_t>(run) : 0);
   int32_t sum = x.sums[at];
-  if constexpr (Kind::kRuns == 2) sum = run == 0 ? x.first_sums[at] : sum - x.first_sums[at];
+  if constexpr (Kind::kScaleRuns == 2) sum = run == 0 ? x.first_sums[at] : sum - x.first_sums[at];
   return hn::Set(I32(), (kShift - zero_point) * sum);
 }
 
-// acc += activation_scale * scale * dot [+ activation_scale * sum * bias] for one run.
+// A unit's sums over its runs of the dot times what differs between these: the weights' scale, or the token's
+// where the weights' is wide. Run 0 begins them.
 template <class Kind>
-HWY_INLINE void accumulate_run(VF* acc, PanelSums dots, const PanelScale& p, const TokenGroup& token) {
+HWY_INLINE void weigh_run(VF* weighted, int run, const PanelSums& dots, const PanelScale& p,
+                          const TokenUnit<Kind>& token) {
   for (size_t i = 0; i < kVectorsPerPanel; ++i) {
-    acc[i] = hn::MulAdd(hn::Mul(hn::ConvertTo(F32(), dots.v[i]), p.scale[i]), token.scale, acc[i]);
+    const VF dot = hn::ConvertTo(F32(), dots.v[i]);
+    const VF weight = Kind::kWide ? token.scale[run % static_cast<int>(Kind::kUnitGroups)] : p.scale[i];
+    weighted[i] = run == 0 ? hn::Mul(dot, weight) : hn::MulAdd(dot, weight, weighted[i]);
+  }
+}
+
+// acc += weighted * the factor that a unit's runs share [+ activation_scale * sum * bias]. 16 columns per
+// scale come with a zero point.
+template <class Kind>
+HWY_INLINE void accumulate_unit(VF* acc, const VF* weighted, const PanelScale& p,
+                                const TokenUnit<Kind>& token) {
+  static_assert(Kind::kScaleRuns == 1 || Kind::kHasZeroPoint);
+  for (size_t i = 0; i < kVectorsPerPanel; ++i) {
+    acc[i] = hn::MulAdd(weighted[i], Kind::kWide ? p.scale[i] : token.scale[0], acc[i]);
     if constexpr (!Kind::kHasZeroPoint) acc[i] = hn::MulAdd(p.bias[i], token.scaled_sum, acc[i]);
   }
 }
@@ -221,6 +246,20 @@ HWY_INLINE void decode_step(Sums (&sums)[kTokens], const uint8_t* codes, const A
   for (size_t t = 0; t < kTokens; ++t) sums[t].step(step, activation_step(x, first_token + t, group, kStep));
 }
 
+// The dots of one group's first and last 16 columns.
+template <class Kind, size_t kTokens, class Sums>
+HWY_INLINE void decode_group(Sums (&first)[kTokens], Sums (&last)[kTokens], const uint8_t* codes,
+                             const ActivationView& x, size_t first_token, size_t group) {
+  decode_step<Kind, 0>(first, codes, x, first_token, group);
+  decode_step<Kind, 1>(first, codes, x, first_token, group);
+  decode_step<Kind, 2>(first, codes, x, first_token, group);
+  decode_step<Kind, 3>(first, codes, x, first_token, group);
+  decode_step<Kind, 4>(last, codes, x, first_token, group);
+  decode_step<Kind, 5>(last, codes, x, first_token, group);
+  decode_step<Kind, 6>(last, codes, x, first_token, group);
+  decode_step<Kind, 7>(last, codes, x, first_token, group);
+}
+
 // Decode: kTokens tokens (1 .. kBlockTokens) from first_token on times one panel, codes unpacked in
 // registers.
 template <class Kind, size_t kTokens>
@@ -230,37 +269,37 @@ inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t 
   for (size_t t = 0; t < kTokens; ++t) {
     for (size_t i = 0; i < kVectorsPerPanel; ++i) acc[t][0][i] = hn::Zero(F32());
   }
+  constexpr size_t kCodeBytes = group_code_bytes(Kind::kBits);
   const uint8_t* codes = w.panel_codes(panel);
   const Half* scales = w.panel_scales(panel);
   const Half* biases = w.panel_biases(panel);
   const int zero_point = w.format.zero_point.value_or(0);
   const size_t scale_columns = static_cast<size_t>(w.format.group);
-  for (size_t g = 0; g < w.groups(); ++g, codes += group_code_bytes(Kind::kBits)) {
+  for (size_t g = 0; g < w.groups(); g += Kind::kUnitGroups, codes += Kind::kUnitGroups * kCodeBytes) {
     DotSum<Kind::kBits> sums[Kind::kRuns][kTokens];
     for (int run = 0; run < Kind::kRuns; ++run) {
       for (size_t t = 0; t < kTokens; ++t) {
         sums[run][t].start(first_sum<Kind>(x, first_token + t, g, run, zero_point));
       }
     }
-    decode_step<Kind, 0>(sums[0], codes, x, first_token, g);
-    decode_step<Kind, 1>(sums[0], codes, x, first_token, g);
-    decode_step<Kind, 2>(sums[0], codes, x, first_token, g);
-    decode_step<Kind, 3>(sums[0], codes, x, first_token, g);
-    decode_step<Kind, 4>(sums[Kind::kRuns - 1], codes, x, first_token, g);
-    decode_step<Kind, 5>(sums[Kind::kRuns - 1], codes, x, first_token, g);
-    decode_step<Kind, 6>(sums[Kind::kRuns - 1], codes, x, first_token, g);
-    decode_step<Kind, 7>(sums[Kind::kRuns - 1], codes, x, first_token, g);
+    decode_group<Kind>(sums[0], sums[Kind::kScaleRuns - 1], codes, x, first_token, g);
+    if constexpr (Kind::kWide)
+      decode_group<Kind>(sums[1], sums[1], codes + kCodeBytes, x, first_token, g + 1);
+    PanelScale p;
+    VF weighted[kTokens][kVectorsPerPanel];
     for (int run = 0; run < Kind::kRuns; ++run) {
-      const size_t first_column = g * kGroup + static_cast<size_t>(run) * (kGroup / Kind::kRuns);
+      const size_t first_column = g * kGroup + static_cast<size_t>(run) * 4 * Kind::kStepsPerRun;
       const size_t at = first_column / scale_columns * kPanelRows;
-      PanelScale p;
       for (size_t i = 0; i < kVectorsPerPanel; ++i) {
         p.scale[i] = load_half(scales + at + i * kLanes);
         if constexpr (!Kind::kHasZeroPoint) p.bias[i] = load_half(biases + at + i * kLanes);
       }
       for (size_t t = 0; t < kTokens; ++t) {
-        accumulate_run<Kind>(acc[t][0], sums[run][t].finish(), p, token_group<Kind>(x, first_token + t, g));
+        weigh_run<Kind>(weighted[t], run, sums[run][t].finish(), p, token_unit<Kind>(x, first_token + t, g));
       }
+    }
+    for (size_t t = 0; t < kTokens; ++t) {
+      accumulate_unit<Kind>(acc[t][0], weighted[t], p, token_unit<Kind>(x, first_token + t, g));
     }
   }
   for (size_t t = 0; t < kTokens; ++t) store_panels<1>(out, first_token + t, panel, acc[t]);
@@ -269,16 +308,18 @@ inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t 
 template <class Kind, size_t kTokens, size_t kPanels>
 using TileSums = DotSum<Kind::kBits>[kTokens][kPanels];
 
-// The integer part of one run of a tile's group.
+// The integer part of one run of a tile's unit, whose records begin at `unit`.
 template <class Kind, size_t kTokens, size_t kPanels>
-HWY_INLINE void tile_dots(TileSums<Kind, kTokens, kPanels>& sums, const std::byte* group, int run,
+HWY_INLINE void tile_dots(TileSums<Kind, kTokens, kPanels>& sums, const std::byte* unit, int run,
                           const int8_t* const* codes) {
+  using Layout = Unpacked<Kind, kPanels>;
   HWY_UNROLL(8)
   for (int s = 0; s < Kind::kStepsPerRun; ++s) {
     const auto step = static_cast<size_t>(run * Kind::kStepsPerRun + s);
+    const std::byte* group = unit + step / kSteps * Layout::kGroupBytes;
     StepCodes panel_codes[kPanels];
     for (size_t p = 0; p < kPanels; ++p) {
-      const auto* from = reinterpret_cast<const uint8_t*>(group + Unpacked<Kind, kPanels>::code_at(step, p));
+      const auto* from = reinterpret_cast<const uint8_t*>(group + Layout::code_at(step % kSteps, p));
       for (size_t i = 0; i < kVectorsPerPanel; ++i) panel_codes[p].v[i] = load_bytes(from + i * kLanes * 4);
     }
     for (size_t t = 0; t < kTokens; ++t) {
@@ -286,6 +327,12 @@ HWY_INLINE void tile_dots(TileSums<Kind, kTokens, kPanels>& sums, const std::byt
       std::memcpy(&four, codes[t] + step * 4, 4);
       for (size_t p = 0; p < kPanels; ++p) sums[t][p].step(panel_codes[p], four);
     }
+  }
+}
+
+HWY_INLINE void load_vectors(VF* out, const std::byte* floats) {
+  for (size_t i = 0; i < kVectorsPerPanel; ++i) {
+    out[i] = hn::LoadU(F32(), reinterpret_cast<const float*>(floats) + i * kLanes);
   }
 }
 
@@ -304,7 +351,10 @@ inline void prefill_tile(const AffineOutput& out, const std::byte* unpacked, siz
     }
   }
   const size_t groups = x.columns / kGroup;
-  for (size_t g = 0; g < groups; ++g, unpacked += Layout::kGroupBytes) {
+  for (size_t g = 0; g < groups;
+       g += Kind::kUnitGroups, unpacked += Kind::kUnitGroups * Layout::kGroupBytes) {
+    PanelScale scale[kPanels];
+    VF weighted[kTokens][kPanels][kVectorsPerPanel];
     for (int run = 0; run < Kind::kRuns; ++run) {
       TileSums<Kind, kTokens, kPanels> sums;
       for (size_t t = 0; t < kTokens; ++t) {
@@ -312,34 +362,43 @@ inline void prefill_tile(const AffineOutput& out, const std::byte* unpacked, siz
         for (size_t p = 0; p < kPanels; ++p) sums[t][p].start(from);
       }
       tile_dots<Kind, kTokens, kPanels>(sums, unpacked, run, codes);
+      const size_t scale_run = Kind::kWide ? 0 : static_cast<size_t>(run);
       for (size_t p = 0; p < kPanels; ++p) {
-        const auto* scales =
-            reinterpret_cast<const float*>(unpacked + Layout::scale_at(static_cast<size_t>(run), p));
-        const auto* biases = reinterpret_cast<const float*>(unpacked + Layout::bias_at(p));
-        PanelScale scale;
-        for (size_t i = 0; i < kVectorsPerPanel; ++i) {
-          scale.scale[i] = hn::LoadU(F32(), scales + i * kLanes);
-          if constexpr (!Kind::kHasZeroPoint) scale.bias[i] = hn::LoadU(F32(), biases + i * kLanes);
-        }
+        load_vectors(scale[p].scale, unpacked + Layout::scale_at(scale_run, p));
         for (size_t t = 0; t < kTokens; ++t) {
-          accumulate_run<Kind>(acc[t][p], sums[t][p].finish(), scale,
-                               token_group<Kind>(x, first_token + t, g));
+          weigh_run<Kind>(weighted[t][p], run, sums[t][p].finish(), scale[p],
+                          token_unit<Kind>(x, first_token + t, g));
         }
       }
     }
-    for (size_t t = 0; t < kTokens; ++t) codes[t] += kGroup;
+    for (size_t p = 0; p < kPanels; ++p) {
+      if constexpr (!Kind::kHasZeroPoint) load_vectors(scale[p].bias, unpacked + Layout::bias_at(p));
+      for (size_t t = 0; t < kTokens; ++t) {
+        accumulate_unit<Kind>(acc[t][p], weighted[t][p], scale[p], token_unit<Kind>(x, first_token + t, g));
+      }
+    }
+    for (size_t t = 0; t < kTokens; ++t) codes[t] += Kind::kUnitGroups * kGroup;
   }
   for (size_t t = 0; t < kTokens; ++t) store_panels<kPanels>(out, first_token + t, first_panel, acc[t]);
 }
 
+// Tokens for a tile of so many panels. Units of two runs hold what the first one came to beside sums and
+// results, so there are fewer (G multiply-adds/s of one core of Zen 4: Q6_K 141 with 2 tokens and 130 with 3
+// on AVX-512, 77 and 68 on AVX2).
 #if HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86
 inline constexpr size_t kTilePanels = 4;
-// Tokens for a tile of this many panels: about 12 independent sums, what two dot products a cycle with a
-// latency of 4 to 5 need.
-constexpr size_t tile_tokens(size_t panels) { return panels == 4 ? 3 : panels == 2 ? 6 : 8; }
+// About 12 independent sums are what two dot products a cycle with a latency of 4 to 5 need; 8 fit with two
+// runs.
+constexpr size_t tile_tokens(size_t panels, int runs) {
+  if (runs == 2) return 8 / panels;
+  return panels == 4 ? 3 : panels == 2 ? 6 : 8;
+}
+// Units of 64 columns: 163 for 153 of MLX's 4 bits, but 101 for 110 on AVX2, which has half the registers.
+inline constexpr bool kWideUnits = true;
 #else
 inline constexpr size_t kTilePanels = 1;
-constexpr size_t tile_tokens(size_t) { return 3; }
+constexpr size_t tile_tokens(size_t, int runs) { return runs == 2 ? 2 : 3; }
+inline constexpr bool kWideUnits = false;
 #endif
 
 template <class Kind, size_t kPanels>
@@ -357,7 +416,7 @@ inline void prefill_panels(const AffineOutput& out, const PackedAffine& w, size_
     if (x.exact > 0) add_exact(out, first_panel, kPanels, columns, x, exact_from, t);
     exact_from = t;
   };
-  constexpr size_t kTokens = tile_tokens(kPanels);
+  constexpr size_t kTokens = tile_tokens(kPanels, Kind::kRuns);
   while (t + kTokens <= x.tokens) tile(std::integral_constant<size_t, kTokens>());
   while (t + 2 <= x.tokens) tile(std::integral_constant<size_t, 2>());
   if (t < x.tokens) tile(std::integral_constant<size_t, 1>());
@@ -407,15 +466,23 @@ inline void affine_matmul(const MatmulJob& job, const PackedAffine& w, size_t fi
   const auto run = [&]<class Kind>(Kind)
                        HWY_ATTR { affine_panels<Kind>(out, w, first_panel, last_panel, x, scratch, worker); };
   const bool zero = w.format.zero_point.has_value();
+  const auto run_wide = [&]<class Wide, class Narrow>(Wide, Narrow narrow) HWY_ATTR {
+    if constexpr (kWideUnits) {
+      if (w.format.group % 64 == 0) return run(Wide());
+    }
+    run(narrow);
+  };
   switch (w.format.bits) {
     case 4:
-      return zero ? run(AffineKind<4, 32, true>()) : run(AffineKind<4, 32, false>());
+      if (zero) return run(AffineKind<4, 32, true>());
+      return run_wide(AffineKind<4, 64, false>(), AffineKind<4, 32, false>());
     case 5:
       return zero ? run(AffineKind<5, 32, true>()) : run(AffineKind<5, 32, false>());
     case 6:
       return run(AffineKind<6, 16, true>());  // the only 6-bit form: see can_pack_affine
     default:
-      return zero ? run(AffineKind<8, 32, true>()) : run(AffineKind<8, 32, false>());
+      if (zero) return run(AffineKind<8, 32, true>());
+      return run_wide(AffineKind<8, 64, false>(), AffineKind<8, 32, false>());
   }
 }
 
