@@ -91,8 +91,8 @@ def parts():
     yield ppl(LARGE, 30000, 1, "1024,2048", "recent,random")
     yield latency(SMALL, "512,2048,4096,8000", 512)
     yield latency(LARGE, "512,4096,16000", 1024)
-    for model in (SMALL, LARGE):
-        yield needle(model, 4096, 20, "512,1024,2048", NEEDLE_MODES, "--seed 2")
+    # The large model finds all of them at 128 and 256 positions, so more tell nothing of it.
+    yield needle(SMALL, 4096, 10, "512,1024,2048", NEEDLE_MODES, "--seed 2")
     for model in (SMALL, LARGE):
         yield Part(f"ppl-rules-{model}-4096",
                    ("ppl", "--model", model, "--text", "{books}", "--window", "4096", "--windows", "4", "--budgets", "256,512",

@@ -39,6 +39,8 @@ class CalibrateCommand final : public Command {
         ->default_str("1.5");
     add_count(app, "--windows", windows_, "pieces of text, spread over the files")->default_str("12");
     add_count(app, "--window", window_, "tokens of each piece")->default_str("4096");
+    add_count(app, "--reach", reach_,
+              "positions to be good for, however long the pieces are (the model's context, up to 32k)");
     add_count(app, "--budget", budget_, "positions a query reads unless told otherwise")->default_str("512");
     add_count(app, "--budget-total", budget_total_,
               "instead of --budget: positions all layers read together, spread by the attention they catch");
@@ -69,6 +71,7 @@ class CalibrateCommand final : public Command {
     job.command = command();
     job.options.rank = rank_;
     job.options.sharpness = sharpness_;
+    job.options.reach = reach_;
     job.options.budget = budget_;
     job.options.budget_total = budget_total_;
     job.options.dense_layers = parse_layers(dense_layers_, "--dense-layers");
@@ -101,6 +104,7 @@ class CalibrateCommand final : public Command {
     for (const std::string& file : texts_) text += " " + name(file);
     if (budget_total_ > 0) text += fmt::format(" --budget-total {}", budget_total_);
     if (!dense_layers_.empty()) text += " --dense-layers " + dense_layers_;
+    if (reach_ > 0) text += fmt::format(" --reach {}", reach_);
     return text + fmt::format(
                       " --windows {} --window {} --rank {} --sharpness {} --budget {} --sinks {} --recent {} "
                       "--index-keys {} --query-block {} --out {}",
@@ -124,6 +128,7 @@ class CalibrateCommand final : public Command {
                   {"captured", report.captured},
                   {"parameters", report.parameters},
                   {"tokens", report.tokens},
+                  {"reach", report.reach},
                   {"texts", texts},
                   {"kept_energy_mean", report.kept_energy_mean},
                   {"kept_energy_least", report.kept_energy_least},
@@ -149,6 +154,7 @@ class CalibrateCommand final : public Command {
   float sharpness_ = 1.5f;
   size_t windows_ = 12;
   size_t window_ = 4096;
+  size_t reach_ = 0;
   size_t budget_ = 512;
   size_t budget_total_ = 0;
   std::string dense_layers_;

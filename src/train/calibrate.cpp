@@ -37,6 +37,10 @@ void check(const ModelConfig& model, std::span<const std::vector<int32_t>> windo
                 fmt::format("more than {}: earlier queries read everything", MomentCollector::kFirstQuery),
                 "raise --window");
   }
+  if (options.reach > model.context) {
+    throw Error(ErrorKind::usage, "reach", fmt::format("{} positions", options.reach),
+                fmt::format("at most {}, the model's context", model.context), "lower --reach");
+  }
   if (longest > model.context) {
     throw Error(ErrorKind::mismatch, "calibration windows", fmt::format("{} tokens", longest),
                 fmt::format("at most {}, the model's context", model.context), "lower --window");
@@ -74,6 +78,15 @@ bool collect(const std::shared_ptr<const Model>& model, std::span<const std::vec
     before += window.size();
   }
   return true;
+}
+
+// The positions that windows of so many tokens count from: one after another as far as `reach` goes.
+std::vector<size_t> window_starts(std::span<const std::vector<int32_t>> windows, size_t reach) {
+  size_t longest = 1;
+  for (const std::vector<int32_t>& window : windows) longest = std::max(longest, window.size());
+  std::vector<size_t> starts{0};
+  while (starts.back() + 2 * longest <= reach) starts.push_back(starts.back() + longest);
+  return starts;
 }
 
 void require_selection(const IndexerConfig& config) {
@@ -131,6 +144,7 @@ Json provenance(const CalibrationJob& job, const CalibrationReport& report) {
           {"command", job.command},
           {"texts", texts},
           {"window", job.window},
+          {"reach", report.reach},
           {"tokens", report.tokens},
           {"kept_energy_mean", rounded(report.kept_energy_mean)},
           {"kept_energy_least", rounded(report.kept_energy_least)}};
@@ -167,11 +181,14 @@ std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
   std::vector<LowRankMaps> maps(config.layers * config.kv_heads);
   const double scale =
       static_cast<double>(options.sharpness) / std::sqrt(static_cast<double>(config.head_dim));
+  result.reach = options.reach > 0 ? options.reach : std::min(config.context, kMostReach);
+  const std::vector<size_t> starts = window_starts(windows, result.reach);
+  std::vector<Eigen::VectorXd> key_means(maps.size());
   model->threads().run(maps.size(), [&](size_t i, int) {
-    const size_t layer = i / config.kv_heads;
-    const size_t group = i % config.kv_heads;
-    maps[i] = low_rank_maps(moments.query_moment(layer, group), moments.key_covariance(layer, group),
-                            options.rank, scale);
+    const MomentCollector::Moments seen =
+        moments.moments(i / config.kv_heads, i % config.kv_heads, model->rope(), starts);
+    maps[i] = low_rank_maps(seen.query, seen.key_covariance, options.rank, scale);
+    key_means[i] = seen.key_mean;
   });
   result.layers.resize(config.layers);
   for (size_t i = 0; i < maps.size(); ++i) {
@@ -179,8 +196,7 @@ std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
     append(result.layers[i / config.kv_heads].k, maps[i].key);
     // The mean key adds the same number to all scores of a query, and would take up most of a rounded key's
     // range.
-    append(result.layers[i / config.kv_heads].k_bias,
-           -maps[i].key * moments.key_mean(i / config.kv_heads, i % config.kv_heads));
+    append(result.layers[i / config.kv_heads].k_bias, -maps[i].key * key_means[i]);
     result.kept_energy.push_back(maps[i].kept_energy);
   }
   if (!choose_budgets(result, model, windows, options)) return std::nullopt;
@@ -201,6 +217,7 @@ std::optional<CalibrationReport> calibrate_files(const CalibrationJob& job) {
   report.config = calibration->config;
   report.sources = std::move(text.sources);
   report.tokens = calibration->tokens;
+  report.reach = calibration->reach;
   for (const IndexerLayerWeights& layer : calibration->layers)
     report.parameters += layer.q.size() + layer.k.size();
   const std::vector<double>& kept = calibration->kept_energy;

@@ -18,9 +18,14 @@
 
 namespace keysieve {
 
+inline constexpr size_t kMostReach = 32768;  // unless asked for
+
 struct CalibrationOptions {
   size_t rank = 32;     // values of an index key, 1 to head_dim
   float sharpness = 1;  // the indexer's scores over the model's logits, 0.1 to 10: docs/decisions/0017
+  // Positions the maps are made for: the windows count as if they had begun all over these. 0: the model's
+  // context, at most kMostReach of it. docs/decisions/0019.
+  size_t reach = 0;
   size_t budget = 512;  // written into the indexer: positions a query reads unless told otherwise
   size_t sinks = 4;     // likewise: positions always kept at the start
   size_t recent = 16;   // and at the end; see docs/decisions/0006 for why not more
@@ -40,13 +45,14 @@ struct Calibration {
   std::vector<double> kept_energy;          // [layers, kv_heads], see LowRankMaps
   double captured = 0;  // with budgets of layers: attention caught, mean over the layers that select
   size_t tokens = 0;
+  size_t reach = 0;  // positions, see CalibrationOptions
 };
 
 // An indexer without training. Per KV group, from the model's own q and k after RoPE on the given windows,
 // the best rank-r bilinear form under the data's second moments (low_rank.h); one map for all heads of a
 // group, whose softmaxes are summed (IndexCombine::softmax_sum). Each window is a sequence of its own.
-// nullopt: cancelled. Throws Error{usage} for a rank or budget out of range, Error{mismatch} for windows that
-// leave no queries to learn from or do not fit the context.
+// nullopt: cancelled. Throws Error{usage} for a rank, reach or budget out of range, Error{mismatch} for
+// windows that leave no queries to learn from or do not fit the context.
 std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
                                      std::span<const std::vector<int32_t>> windows,
                                      const CalibrationOptions& options);
@@ -69,6 +75,7 @@ struct CalibrationReport {
   IndexerConfig config;
   std::vector<TextSource> sources;
   size_t tokens = 0;
+  size_t reach = 0;  // positions
   uint64_t parameters = 0;
   double kept_energy_mean = 0;  // over layers and groups
   double kept_energy_least = 0;

@@ -1,6 +1,7 @@
 #include "train/moments.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace keysieve {
 namespace {
@@ -15,6 +16,20 @@ void add_squares(Eigen::MatrixXd& sum, const Eigen::MatrixXd& rows) {
 }
 
 Eigen::MatrixXd both_triangles(const Eigen::MatrixXd& lower) { return lower.selfadjointView<Eigen::Lower>(); }
+
+// What `positions` more do to a head's values [head_dim]; see Kernels::rotate for the layout.
+Eigen::MatrixXd rotation_by(const RopeTable& rope, size_t head_dim, size_t positions) {
+  const auto dim = static_cast<Eigen::Index>(head_dim);
+  const auto pairs = static_cast<Eigen::Index>(rope.frequency.size());
+  Eigen::MatrixXd turn = Eigen::MatrixXd::Identity(dim, dim);
+  for (Eigen::Index i = 0; i < pairs; ++i) {
+    const double angle = static_cast<double>(positions) * rope.frequency[static_cast<size_t>(i)];
+    turn(i, i) = turn(i + pairs, i + pairs) = std::cos(angle);
+    turn(i, i + pairs) = -std::sin(angle);
+    turn(i + pairs, i) = std::sin(angle);
+  }
+  return turn;
+}
 
 size_t left_out(size_t first_position, size_t tokens, size_t first_counted) {
   return first_position >= first_counted ? 0 : std::min(tokens, first_counted - first_position);
@@ -70,21 +85,26 @@ void MomentCollector::add(const TapPlace& place, const float* q, const float* k)
 size_t MomentCollector::queries() const { return query_rows_.empty() ? 0 : query_rows_.front(); }
 size_t MomentCollector::keys() const { return key_rows_.empty() ? 0 : key_rows_.front(); }
 
-Eigen::MatrixXd MomentCollector::query_moment(size_t layer, size_t group) const {
-  const size_t per_group = heads_ / kv_heads_;
-  const auto count = static_cast<double>(query_rows_[layer] * per_group);
-  return both_triangles(groups_[layer * kv_heads_ + group].queries) / std::max(count, 1.0);
-}
-
-Eigen::VectorXd MomentCollector::key_mean(size_t layer, size_t group) const {
-  return groups_[layer * kv_heads_ + group].key_sum / std::max(static_cast<double>(key_rows_[layer]), 1.0);
-}
-
-Eigen::MatrixXd MomentCollector::key_covariance(size_t layer, size_t group) const {
+MomentCollector::Moments MomentCollector::moments(size_t layer, size_t group, const RopeTable& rope,
+                                                  std::span<const size_t> starts) const {
   const Group& sums = groups_[layer * kv_heads_ + group];
-  const double count = std::max(static_cast<double>(key_rows_[layer]), 1.0);
-  const Eigen::VectorXd mean = key_mean(layer, group);
-  return both_triangles(sums.keys) / count - mean * mean.transpose();
+  const double query_count = std::max(static_cast<double>(query_rows_[layer] * (heads_ / kv_heads_)), 1.0);
+  const double key_count = std::max(static_cast<double>(key_rows_[layer]), 1.0);
+  const Eigen::MatrixXd queries = both_triangles(sums.queries) / query_count;
+  const Eigen::MatrixXd keys = both_triangles(sums.keys) / key_count;
+  const auto dim = static_cast<Eigen::Index>(head_dim_);
+  Moments mean{Eigen::MatrixXd::Zero(dim, dim), Eigen::VectorXd::Zero(dim), Eigen::MatrixXd::Zero(dim, dim)};
+  for (const size_t start : starts) {
+    const Eigen::MatrixXd turn = rotation_by(rope, head_dim_, start);
+    mean.query += turn * queries * turn.transpose();
+    mean.key_mean += turn * sums.key_sum / key_count;
+    mean.key_covariance += turn * keys * turn.transpose();
+  }
+  const auto count = static_cast<double>(starts.size());
+  mean.query /= count;
+  mean.key_mean /= count;
+  mean.key_covariance = mean.key_covariance / count - mean.key_mean * mean.key_mean.transpose();
+  return mean;
 }
 
 }  // namespace keysieve

@@ -2,9 +2,11 @@
 
 #include <Eigen/Core>
 #include <cstddef>
+#include <span>
 #include <vector>
 
 #include "core/threads.h"
+#include "kernels/kernels.h"
 #include "model/taps.h"
 
 namespace keysieve {
@@ -27,12 +29,19 @@ class MomentCollector {
 
   size_t queries() const;  // tokens counted as queries in each layer
   size_t keys() const;     // tokens counted as keys in each layer
-  // E q q^T over tokens and the group's heads, [head_dim, head_dim].
-  Eigen::MatrixXd query_moment(size_t layer, size_t group) const;
-  Eigen::VectorXd key_mean(size_t layer, size_t group) const;  // [head_dim]
-  // Covariance of the keys, [head_dim, head_dim]. Centred, because a key direction that never varies adds the
-  // same number to all scores of a query and so ranks nothing.
-  Eigen::MatrixXd key_covariance(size_t layer, size_t group) const;
+
+  // What one group's q and k are like.
+  struct Moments {
+    Eigen::MatrixXd query;     // E q q^T over tokens and the group's heads, [head_dim, head_dim]
+    Eigen::VectorXd key_mean;  // [head_dim]
+    // [head_dim, head_dim]. Centred, because a key direction that never varies adds the same number to all
+    // scores of a query and so ranks nothing.
+    Eigen::MatrixXd key_covariance;
+  };
+  // As if each window had passed once from each of these positions on. A model with RoPE computes the same
+  // there but for the rotations, which turn all of a window's q and k by the same angles more: moments need
+  // no second pass. `starts` is not empty.
+  Moments moments(size_t layer, size_t group, const RopeTable& rope, std::span<const size_t> starts) const;
 
  private:
   struct Group {

@@ -184,6 +184,21 @@ TEST_F(CalibrateFiles, TheSameInputsGiveTheSameFiles) {
   EXPECT_EQ(out("run_config.json"), config);
 }
 
+TEST_F(CalibrateFiles, ReachIsWhatTheMapsAreMadeFor) {
+  const auto keys_of = [this](size_t reach) {
+    CalibrationJob job = job_;
+    job.options.reach = reach;
+    job.out = folder_.path() / ("reach-" + std::to_string(reach));
+    const std::optional<CalibrationReport> report = calibrate_files(job);
+    EXPECT_EQ(report->reach, reach == 0 ? 512 : reach);
+    return read_text_file(job.out / "indexer.safetensors");
+  };
+  // Less than two windows leave one start, and the context holds two.
+  EXPECT_EQ(keys_of(job_.window), keys_of(2 * job_.window - 1));
+  EXPECT_NE(keys_of(job_.window), keys_of(2 * job_.window));
+  EXPECT_EQ(keys_of(0), keys_of(512));
+}
+
 TEST_F(CalibrateFiles, CancelledLeavesNothing) {
   std::atomic<bool> cancel = false;
   job_.options.cancel = &cancel;
@@ -208,6 +223,8 @@ TEST_F(CalibrateFiles, RefusesWhatCannotWork) {
   refuse(ErrorKind::usage, {"rank", "9", "1 to 8"}, [](CalibrationJob& job) { job.options.rank = 9; });
   refuse(ErrorKind::usage, {"sharpness", "11"}, [](CalibrationJob& job) { job.options.sharpness = 11; });
   refuse(ErrorKind::usage, {"sharpness", "nan"}, [](CalibrationJob& job) { job.options.sharpness = NAN; });
+  refuse(ErrorKind::usage, {"reach", "513 positions", "at most 512", "--reach"},
+         [](CalibrationJob& job) { job.options.reach = 513; });
   refuse(ErrorKind::usage, {"rank", "0"}, [](CalibrationJob& job) { job.options.rank = 0; });
   refuse(ErrorKind::usage, {"budget", "19", "sinks 4 + recent 16"},
          [](CalibrationJob& job) { job.options.budget = 19; });

@@ -4,9 +4,11 @@
 
 #include <Eigen/Eigenvalues>
 #include <Eigen/SVD>
+#include <array>
 #include <cmath>
 #include <random>
 
+#include "kernels/kernels.h"
 #include "train/moments.h"
 
 namespace keysieve {
@@ -140,9 +142,43 @@ TEST(Moments, AreThoseOfAllPositionsThatCount) {
     }
     const Eigen::MatrixXd centred = keys.rowwise() - keys.colwise().mean();
     const Eigen::MatrixXd covariance = centred.transpose() * centred / static_cast<double>(keys.rows());
-    EXPECT_LT((moments.query_moment(1, group) - query / count).norm(), 1e-12);
-    EXPECT_LT((moments.key_covariance(1, group) - covariance).norm(), 1e-6 * covariance.norm());
+    const MomentCollector::Moments seen = moments.moments(1, group, {}, std::array<size_t, 1>{0});
+    EXPECT_LT((seen.query - query / count).norm(), 1e-12);
+    EXPECT_LT((seen.key_mean - keys.colwise().mean().transpose()).norm(), 1e-9);
+    EXPECT_LT((seen.key_covariance - covariance).norm(), 1e-6 * covariance.norm());
   }
+}
+
+TEST(Moments, OfOtherStartsAreThoseOfRotatedWindows) {
+  constexpr size_t kHeadDim = 6;
+  constexpr size_t kTokens = 100;
+  const RopeTable rope{.frequency = {1.0, 0.01}};  // the last two values of a head are not rotated
+  std::mt19937_64 random(2);
+  std::normal_distribution<float> normal(1.0f);
+  std::vector<float> q(kTokens * kHeadDim), k(kTokens * kHeadDim);
+  for (float& value : q) value = normal(random);
+  for (float& value : k) value = normal(random);
+
+  const Threads threads(1);
+  MomentCollector once(1, 1, 1, kHeadDim, threads), at_each(1, 1, 1, kHeadDim, threads);
+  once.add({0, 0, kTokens}, q.data(), k.data());
+  const std::array<size_t, 3> starts{0, 150, 4000};
+  const auto kernels = make_kernels("reference");
+  for (const size_t start : starts) {
+    const std::vector<int32_t> positions(kTokens, static_cast<int32_t>(start));
+    std::vector<float> turned_q = q, turned_k = k;
+    kernels->rope(turned_q.data(), kHeadDim, positions.data(), kTokens, 1, kHeadDim, rope);
+    kernels->rope(turned_k.data(), kHeadDim, positions.data(), kTokens, 1, kHeadDim, rope);
+    at_each.add({0, 0, kTokens}, turned_q.data(), turned_k.data());
+  }
+  const MomentCollector::Moments spread = once.moments(0, 0, rope, starts);
+  const MomentCollector::Moments expected = at_each.moments(0, 0, rope, std::array<size_t, 1>{0});
+  EXPECT_LT((spread.query - expected.query).norm(), 1e-5);
+  EXPECT_LT((spread.key_mean - expected.key_mean).norm(), 1e-5);
+  EXPECT_LT((spread.key_covariance - expected.key_covariance).norm(), 1e-5);
+  // Which is not what the window alone shows.
+  const MomentCollector::Moments alone = once.moments(0, 0, rope, std::array<size_t, 1>{0});
+  EXPECT_GT((spread.key_covariance - alone.key_covariance).norm(), 0.1);
 }
 
 }  // namespace

@@ -151,8 +151,7 @@ HWY_INLINE TokenUnit<Kind> token_unit(const ActivationView& x, size_t token, siz
   float scaled_sum = 0.0f;
   for (size_t i = 0; i < Kind::kUnitGroups; ++i) {
     unit.scale[i] = hn::Set(F32(), x.scales[at + i]);
-    if constexpr (!Kind::kHasZeroPoint)
-      scaled_sum = i == 0 ? x.scaled_sums[at] : scaled_sum + x.scaled_sums[at + i];
+    if constexpr (!Kind::kHasZeroPoint) scaled_sum += x.scaled_sums[at + i];
   }
   unit.scaled_sum = hn::Set(F32(), scaled_sum);
   return unit;
