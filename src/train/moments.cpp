@@ -88,7 +88,8 @@ size_t MomentCollector::keys() const { return key_rows_.empty() ? 0 : key_rows_.
 MomentCollector::Moments MomentCollector::moments(size_t layer, size_t group, const RopeTable& rope,
                                                   std::span<const size_t> starts) const {
   const Group& sums = groups_[layer * kv_heads_ + group];
-  const double query_count = std::max(static_cast<double>(query_rows_[layer] * (heads_ / kv_heads_)), 1.0);
+  const size_t per_group = heads_ / kv_heads_;
+  const double query_count = std::max(static_cast<double>(query_rows_[layer] * per_group), 1.0);
   const double key_count = std::max(static_cast<double>(key_rows_[layer]), 1.0);
   const Eigen::MatrixXd queries = both_triangles(sums.queries) / query_count;
   const Eigen::MatrixXd keys = both_triangles(sums.keys) / key_count;
