@@ -18,11 +18,11 @@
 // within each group of 32 columns, then
 //   out += activation_scale * (scale * dot + sum(activations) * bias)
 // in fp32. What two dots share is multiplied once: with 16 columns per scale the activations', with 64 the
-// weights'. A zero point in place of a bias costs no
-// float work: the integer sum starts at -zero_point * sum(activations). Decode (up to kDecodeTokens: one
-// sequence, or several side by side) unpacks codes in registers as they stream from memory; prefill unpacks a
-// panel once into bytes in L2 and runs all tokens over it. Both do the same operations in the same order for
-// each output, so a token's result does not depend on how many came with it.
+// weights'. A zero point in place of a bias costs no float work: the integer sum starts at
+// -zero_point * sum(activations). Decode (up to kDecodeTokens: one sequence, or several side by side) unpacks
+// codes in registers as they stream from memory; prefill unpacks a panel once into bytes in L2 and runs all
+// tokens over it. Both do the same operations in the same order for each output, so a token's result does not
+// depend on how many came with it.
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
@@ -282,12 +282,14 @@ inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t 
       }
     }
     decode_group<Kind>(sums[0], sums[Kind::kScaleRuns - 1], codes, x, first_token, g);
-    if constexpr (Kind::kWide)
+    if constexpr (Kind::kWide) {
       decode_group<Kind>(sums[1], sums[1], codes + kCodeBytes, x, first_token, g + 1);
+    }
     PanelScale p;
     VF weighted[kTokens][kVectorsPerPanel];
     for (int run = 0; run < Kind::kRuns; ++run) {
-      const size_t first_column = g * kGroup + static_cast<size_t>(run) * 4 * Kind::kStepsPerRun;
+      const size_t first_column =
+          g * kGroup + static_cast<size_t>(run * Kind::kStepsPerRun) * (kGroup / kSteps);
       const size_t at = first_column / scale_columns * kPanelRows;
       for (size_t i = 0; i < kVectorsPerPanel; ++i) {
         p.scale[i] = load_half(scales + at + i * kLanes);
