@@ -123,7 +123,7 @@ bool ScoringSelector::select(const LayerQuery& query, KernelContext& context, Se
     return false;
   }
   const std::vector<QueryBlock> blocks = blocks_of(query);
-  const bool scored = score_together(query, blocks.size() * groups_, context);
+  const bool scored = score_together(query, context);
   context.threads.run(blocks.size() * groups_, [&](size_t task, int worker) {
     // Late queries have the most keys to score: they go first, so that no worker is left with one at the end.
     select_block(query, blocks[blocks.size() - 1 - task / groups_], task % groups_, scored, context, worker,
@@ -143,13 +143,14 @@ std::function<void(size_t, int)> ScoringSelector::choose_later(const LayerQuery&
   };
 }
 
-bool ScoringSelector::score_together(const LayerQuery& query, size_t tasks, KernelContext& context) {
+bool ScoringSelector::score_together(const LayerQuery& query, KernelContext& context) {
   // Below this a region of threads costs what it saves.
   constexpr size_t kFewestSlots = 1024;
   const size_t candidates = query.candidates(0);
   const size_t budget = policy_.layer_budget(query.layer);
   const auto threads = static_cast<size_t>(context.threads.count());
-  if (tasks != 1 || threads == 1 || candidates < kFewestSlots || candidates <= budget) return false;
+  if (groups_ != 1 || query.inputs.tokens != 1 || threads == 1) return false;
+  if (candidates < kFewestSlots || candidates <= budget) return false;
   if (!scores_in_parts() || budget <= policy_.sinks + policy_.recent) return false;
   float* scores = worker_scores_.front().data();
   const size_t part = round_up_to_block((candidates + threads - 1) / threads);

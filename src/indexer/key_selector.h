@@ -29,8 +29,8 @@ struct SelectionPolicy {
   double mass = 1;
 
   size_t layer_budget(size_t layer) const { return layer < budgets.size() ? budgets[layer] : budget; }
-  // Throws Error{usage} for a budget of 0 (not in `budgets`), for sinks + recent > a budget, and for a mass
-  // that is not above 0 and at most 1.
+  // Throws Error{usage} for a budget of 0 (not in `budgets`), for sinks + recent > a budget, for a
+  // query_block of 0, and for a mass that is not above 0 and at most 1.
   void validate() const;
   static SelectionPolicy from(const IndexerConfig& config);
 };
@@ -158,7 +158,7 @@ class ScoringSelector : public KeySelector {
   void select_block(const LayerQuery& query, QueryBlock block, size_t group, bool scored,
                     KernelContext& context, int worker, SelectionBuffer& out);
   // Scores the chunk's one query with all threads, to worker 0's scores. False: nothing done.
-  bool score_together(const LayerQuery& query, size_t tasks, KernelContext& context);
+  bool score_together(const LayerQuery& query, KernelContext& context);
   void reserve_workers(const LayerQuery& query, const KernelContext& context);
 
   SelectionPolicy policy_;

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <numeric>
 
@@ -143,6 +144,52 @@ TEST(ScoringSelector, NeighboursChooseTogether) {
         }
       }
       begin = end;
+    }
+  }
+}
+
+// The same scores, which threads may share out by slots.
+class PartsSelector final : public ScoringSelector {
+ public:
+  explicit PartsSelector(const SelectionPolicy& policy) : ScoringSelector(policy, 1) {}
+  std::atomic<int> parts = 0;
+
+ protected:
+  void score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate, KernelContext&,
+             int) override {
+    for (size_t s = 0; s < query.candidates(index); ++s) {
+      out[s] = (accumulate ? out[s] : 0.0f) + TableSelector::value(query.inputs.positions[index], group, s);
+    }
+  }
+  bool scores_in_parts() const override { return true; }
+  void score_part(float* out, const LayerQuery& query, size_t index, size_t first, size_t count,
+                  KernelContext&, int) override {
+    for (size_t s = 0; s < count; ++s)
+      out[first + s] = TableSelector::value(query.inputs.positions[index], 0, first + s);
+    ++parts;
+  }
+};
+
+TEST(ScoringSelector, OnlyOneQueryAloneIsScoredInParts) {
+  const SelectionPolicy policy{.budget = 100, .budgets = {}, .sinks = 2, .recent = 6, .query_block = 4};
+  Bench bench("auto");
+  const size_t first = 2000;
+  std::vector<int32_t> positions(4);
+  std::iota(positions.begin(), positions.end(), static_cast<int32_t>(first));
+  for (const size_t tokens : {1, 3, 4}) {  // each of them one block
+    const LayerQuery query{
+        0, {nullptr, nullptr, nullptr, positions.data(), tokens}, first, {}, {}, nullptr, nullptr};
+    TableSelector whole(policy, 1);
+    PartsSelector in_parts(policy);
+    SelectionBuffer expected, found;
+    ASSERT_TRUE(whole.select(query, bench.context, expected));
+    ASSERT_TRUE(in_parts.select(query, bench.context, found));
+    EXPECT_EQ(in_parts.parts > 0, tokens == 1);
+    for (size_t i = 0; i < tokens; ++i) {
+      const auto want = expected.slots(i, 0), got = found.slots(i, 0);
+      ASSERT_EQ(std::vector<uint32_t>(got.begin(), got.end()),
+                std::vector<uint32_t>(want.begin(), want.end()))
+          << "query " << i << " of " << tokens;
     }
   }
 }
