@@ -80,12 +80,18 @@ bool collect(const std::shared_ptr<const Model>& model, std::span<const std::vec
   return true;
 }
 
-// The positions that windows of so many tokens count from: one after another as far as `reach` goes.
-std::vector<size_t> window_starts(std::span<const std::vector<int32_t>> windows, size_t reach) {
+// The positions that windows of so many tokens count from: one after another as far as `reach` goes, the
+// n-th with weight 1/n. That is how often texts pass there whose lengths are spread alike over powers of two;
+// with equal weights short texts pay twice as much for the long ones (docs/decisions/0019).
+std::vector<MomentCollector::Start> window_starts(std::span<const std::vector<int32_t>> windows,
+                                                  size_t reach) {
   size_t longest = 1;
   for (const std::vector<int32_t>& window : windows) longest = std::max(longest, window.size());
-  std::vector<size_t> starts{0};
-  while (starts.back() + 2 * longest <= reach) starts.push_back(starts.back() + longest);
+  std::vector<MomentCollector::Start> starts{{0}};
+  while (starts.back().position + 2 * longest <= reach) {
+    const size_t number = starts.size() + 1;
+    starts.push_back({starts.back().position + longest, 1.0 / static_cast<double>(number)});
+  }
   return starts;
 }
 
@@ -182,7 +188,7 @@ std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
   const double scale =
       static_cast<double>(options.sharpness) / std::sqrt(static_cast<double>(config.head_dim));
   result.reach = options.reach > 0 ? options.reach : std::min(config.context, kMostReach);
-  const std::vector<size_t> starts = window_starts(windows, result.reach);
+  const std::vector<MomentCollector::Start> starts = window_starts(windows, result.reach);
   std::vector<Eigen::VectorXd> key_means(maps.size());
   model->threads().run(maps.size(), [&](size_t i, int) {
     const MomentCollector::Moments seen =

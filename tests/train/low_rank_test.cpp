@@ -103,6 +103,8 @@ TEST(LowRank, TheRotationIsOrthogonalAndEven) {
   }
 }
 
+constexpr std::array<MomentCollector::Start, 1> kOnce{{{0}}};
+
 TEST(Moments, AreThoseOfAllPositionsThatCount) {
   constexpr size_t kHeads = 4;
   constexpr size_t kKvHeads = 2;
@@ -142,7 +144,7 @@ TEST(Moments, AreThoseOfAllPositionsThatCount) {
     }
     const Eigen::MatrixXd centred = keys.rowwise() - keys.colwise().mean();
     const Eigen::MatrixXd covariance = centred.transpose() * centred / static_cast<double>(keys.rows());
-    const MomentCollector::Moments seen = moments.moments(1, group, {}, std::array<size_t, 1>{0});
+    const MomentCollector::Moments seen = moments.moments(1, group, {}, kOnce);
     EXPECT_LT((seen.query - query / count).norm(), 1e-12);
     EXPECT_LT((seen.key_mean - keys.colwise().mean().transpose()).norm(), 1e-9);
     EXPECT_LT((seen.key_covariance - covariance).norm(), 1e-6 * covariance.norm());
@@ -162,22 +164,24 @@ TEST(Moments, OfOtherStartsAreThoseOfRotatedWindows) {
   const Threads threads(1);
   MomentCollector once(1, 1, 1, kHeadDim, threads), at_each(1, 1, 1, kHeadDim, threads);
   once.add({0, 0, kTokens}, q.data(), k.data());
-  const std::array<size_t, 3> starts{0, 150, 4000};
+  const std::array<MomentCollector::Start, 3> starts{{{0, 1.5}, {150, 1.0}, {4000, 0.5}}};
   const auto kernels = make_kernels("reference");
-  for (const size_t start : starts) {
-    const std::vector<int32_t> positions(kTokens, static_cast<int32_t>(start));
+  for (const MomentCollector::Start& start : starts) {
+    const std::vector<int32_t> positions(kTokens, static_cast<int32_t>(start.position));
     std::vector<float> turned_q = q, turned_k = k;
     kernels->rope(turned_q.data(), kHeadDim, positions.data(), kTokens, 1, kHeadDim, rope);
     kernels->rope(turned_k.data(), kHeadDim, positions.data(), kTokens, 1, kHeadDim, rope);
-    at_each.add({0, 0, kTokens}, turned_q.data(), turned_k.data());
+    for (int times = 0; times < static_cast<int>(2 * start.weight); ++times) {
+      at_each.add({0, 0, kTokens}, turned_q.data(), turned_k.data());
+    }
   }
   const MomentCollector::Moments spread = once.moments(0, 0, rope, starts);
-  const MomentCollector::Moments expected = at_each.moments(0, 0, rope, std::array<size_t, 1>{0});
+  const MomentCollector::Moments expected = at_each.moments(0, 0, rope, kOnce);
   EXPECT_LT((spread.query - expected.query).norm(), 1e-5);
   EXPECT_LT((spread.key_mean - expected.key_mean).norm(), 1e-5);
   EXPECT_LT((spread.key_covariance - expected.key_covariance).norm(), 1e-5);
   // Which is not what the window alone shows.
-  const MomentCollector::Moments alone = once.moments(0, 0, rope, std::array<size_t, 1>{0});
+  const MomentCollector::Moments alone = once.moments(0, 0, rope, kOnce);
   EXPECT_GT((spread.key_covariance - alone.key_covariance).norm(), 0.1);
 }
 
