@@ -22,6 +22,23 @@ using testing::prose;
 
 class Modes : public EvalTest {};
 
+// q and k of all tokens that pass through a model, by layer.
+struct TappedRows {
+  explicit TappedRows(const ModelConfig& c) : q(c.layers), k(c.layers) {
+    taps.projections = [this, &c](const TapPlace& place, const float* q_rows, const float* k_rows,
+                                  const float*) {
+      q[place.layer].insert(q[place.layer].end(), q_rows, q_rows + place.tokens * c.q_width());
+      k[place.layer].insert(k[place.layer].end(), k_rows, k_rows + place.tokens * c.kv_width());
+    };
+  }
+  TappedRows(const TappedRows&) = delete;  // the tap points here
+  TappedRows& operator=(const TappedRows&) = delete;
+
+  std::vector<std::vector<float>> q;  // [layers][tokens, heads, head_dim]
+  std::vector<std::vector<float>> k;  // [layers][tokens, kv_heads, head_dim]
+  ForwardTaps taps;
+};
+
 // The attention probability of every candidate of one query, summed over the heads of a group, worked out
 // from q and k alone; infinite where the policy keeps a position whatever its score.
 std::vector<double> attention_mass(const ModelConfig& c, const std::vector<float>& q,
@@ -66,23 +83,17 @@ void expect_best(const std::vector<int32_t>& chosen, const std::vector<double>& 
 TEST_F(Modes, TheOracleReadsTheMostProbablePositions) {
   const EvalSetting setting(model_, sparse(24));
   const ModelConfig& c = setting.model()->config();
-  std::vector<std::vector<float>> q(c.layers);
-  std::vector<std::vector<float>> k(c.layers);
-  ForwardTaps taps;
-  taps.projections = [&](const TapPlace& place, const float* q_rows, const float* k_rows, const float*) {
-    q[place.layer].insert(q[place.layer].end(), q_rows, q_rows + place.tokens * c.q_width());
-    k[place.layer].insert(k[place.layer].end(), k_rows, k_rows + place.tokens * c.kv_width());
-  };
+  TappedRows rows(c);
   SelectionRecorder recorder;
   SequenceState state = setting.sequence(AttentionMode::oracle, 128);
-  prefill(state, bytes(prose(120)), {.recorder = &recorder, .taps = &taps});
+  prefill(state, bytes(prose(120)), {.recorder = &recorder, .taps = &rows.taps});
   ASSERT_EQ(recorder.layers().size(), c.layers);
   for (size_t layer = 0; layer < c.layers; ++layer) {
     for (size_t t = 24; t < 120; ++t) {
       for (size_t g = 0; g < c.kv_heads; ++g) {
         SCOPED_TRACE(::testing::Message() << "layer " << layer << ", query " << t << ", group " << g);
         expect_best(recorder.layers()[layer][t].groups[g],
-                    attention_mass(c, q[layer], k[layer], t, g, setting.policy()), 24);
+                    attention_mass(c, rows.q[layer], rows.k[layer], t, g, setting.policy()), 24);
       }
     }
   }
@@ -118,16 +129,10 @@ std::vector<double> page_bounds(const ModelConfig& c, const std::vector<float>& 
 TEST_F(Modes, QuestReadsThePagesOfTheHighestBounds) {
   const EvalSetting setting(model_, sparse(40));
   const ModelConfig& c = setting.model()->config();
-  std::vector<std::vector<float>> q(c.layers);
-  std::vector<std::vector<float>> k(c.layers);
-  ForwardTaps taps;
-  taps.projections = [&](const TapPlace& place, const float* q_rows, const float* k_rows, const float*) {
-    q[place.layer].insert(q[place.layer].end(), q_rows, q_rows + place.tokens * c.q_width());
-    k[place.layer].insert(k[place.layer].end(), k_rows, k_rows + place.tokens * c.kv_width());
-  };
+  TappedRows rows(c);
   SelectionRecorder recorder;
   SequenceState state = setting.sequence(AttentionMode::quest, 256);
-  const ForwardOptions options{.recorder = &recorder, .taps = &taps};
+  const ForwardOptions options{.recorder = &recorder, .taps = &rows.taps};
   prefill(state, bytes(prose(50, 9)));
   state.clear();  // what an earlier sequence left must not count
   const std::vector<int32_t> ids = bytes(prose(140));
@@ -139,7 +144,7 @@ TEST_F(Modes, QuestReadsThePagesOfTheHighestBounds) {
       for (size_t g = 0; g < recorder.layers()[layer][t].groups.size(); ++g) {
         SCOPED_TRACE(::testing::Message() << "layer " << layer << ", query " << t << ", group " << g);
         expect_best(recorder.layers()[layer][t].groups[g],
-                    page_bounds(c, q[layer], k[layer], t, g, setting.policy()), 40);
+                    page_bounds(c, rows.q[layer], rows.k[layer], t, g, setting.policy()), 40);
       }
     }
   }

@@ -55,6 +55,18 @@ inline std::vector<float> random_floats(size_t count, uint32_t seed, float scale
   return values;
 }
 
+// The model that the recorded indexers were made for.
+inline ModelShape golden_model() {
+  return {.layers = 2,
+          .hidden = 128,
+          .heads = 6,
+          .kv_heads = 2,
+          .head_dim = 32,
+          .rope_theta = 1e6,
+          .rms_norm_eps = 1e-6f,
+          .fingerprint = {}};
+}
+
 // Threads, scratch and kernels of one test.
 struct Bench {
   explicit Bench(std::string_view family = "reference", int thread_count = 2)

@@ -360,14 +360,7 @@ TEST(SaveIndexer, MatricesInTwoBytes) {
 TEST(IndexerFile, ReadsTheRecordedCheckpoints) {
   const auto golden = testing::golden_dir();
   if (!golden) GTEST_SKIP() << "no golden data";
-  ModelShape model{.layers = 2,
-                   .hidden = 128,
-                   .heads = 6,
-                   .kv_heads = 2,
-                   .head_dim = 32,
-                   .rope_theta = 1e6,
-                   .rms_norm_eps = 1e-6f,
-                   .fingerprint = {}};
+  ModelShape model = testing::golden_model();
   for (const std::string variant : {"bias", "norm"}) {
     const IndexerFile file(*golden / "indexer" / variant, model);
     EXPECT_EQ(file.config().has_bias, variant == "bias");

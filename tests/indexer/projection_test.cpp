@@ -11,15 +11,17 @@ namespace keysieve {
 namespace {
 
 using testing::Bench;
+using testing::golden_model;
 using testing::TemporaryFolder;
 
-ModelShape golden_model() {
-  return {.layers = 2,
-          .hidden = 128,
+// One layer with heads as wide as the small models' are.
+ModelShape wide_model() {
+  return {.layers = 1,
+          .hidden = 96,
           .heads = 6,
           .kv_heads = 2,
-          .head_dim = 32,
-          .rope_theta = 1e6,
+          .head_dim = 64,
+          .rope_theta = 1e4,
           .rms_norm_eps = 1e-6f,
           .fingerprint = {}};
 }
@@ -131,14 +133,7 @@ std::vector<float> map_heads(const std::vector<float>& maps, const std::vector<f
 }
 
 TEST(NativeProjection, MapsEachHead) {
-  const ModelShape model{.layers = 1,
-                         .hidden = 96,
-                         .heads = 6,
-                         .kv_heads = 2,
-                         .head_dim = 64,
-                         .rope_theta = 1e4,
-                         .rms_norm_eps = 1e-6f,
-                         .fingerprint = {}};
+  const ModelShape model = wide_model();
   for (const bool map_per_head : {false, true}) {
     for (const std::string_view family : {"reference", "auto"}) {
       Bench bench(family);
@@ -166,14 +161,7 @@ TEST(NativeProjection, MapsEachHead) {
 
 TEST(Indexer, RefusesWeightsOfTheWrongSize) {
   Bench bench;
-  const ModelShape model{.layers = 1,
-                         .hidden = 96,
-                         .heads = 6,
-                         .kv_heads = 2,
-                         .head_dim = 64,
-                         .rope_theta = 1e4,
-                         .rms_norm_eps = 1e-6f,
-                         .fingerprint = {}};
+  const ModelShape model = wide_model();
   IndexerLayerWeights layer{.q = std::vector<float>(7),
                             .k = {},
                             .head_weight = {},

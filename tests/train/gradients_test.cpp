@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/split_mix.h"
+#include "student_case.h"
 #include "train/student.h"
 
 namespace keysieve {
@@ -20,41 +21,13 @@ std::vector<float> random_values(size_t count, uint64_t seed, double spread) {
 }
 
 // One layer's numbers for 80 tokens: 4 heads of 8, 2 KV heads, 24 wide.
-class Gradients : public ::testing::Test {
+class Gradients : public testing::StudentCase {
  protected:
-  Gradients() {
-    shape_.layers = 1;
-    shape_.hidden = 24;
-    shape_.heads = 4;
-    shape_.kv_heads = 2;
-    shape_.head_dim = 8;
-    shape_.rope_theta = 10000;
-    shape_.rms_norm_eps = 1e-5f;
+  Gradients() : StudentCase(24, 4) {
     loss_.budget = 24;
-    loss_.sinks = 2;
-    loss_.recent = 5;
-    loss_.head_divergence = 0.7f;
-    loss_.support = 0.3f;
-    loss_.focus = 0.5f;
     queries_ = sample_queries(kTokens, 37, loss_.budget, {}, 3);  // more than a tile
   }
 
-  IndexerConfig native(SelectionScope scope, bool map_per_head) const {
-    IndexerConfig config = IndexerConfig::native_for(shape_, 5, loss_.budget);
-    config.scope = scope;
-    config.map_per_head = map_per_head;
-    return config;
-  }
-  IndexerConfig lightning() const {
-    IndexerConfig config;
-    config.layers = 1;
-    config.hidden = shape_.hidden;
-    config.heads = 3;
-    config.dim = 7;
-    config.rope_dim = 4;
-    config.rope_theta = shape_.rope_theta;
-    return config;
-  }
   IndexerLayerWeights native_start(const IndexerConfig& config) const {
     IndexerLayerWeights start;
     const size_t maps = config.map_per_head ? config.heads : config.key_heads;
@@ -123,8 +96,6 @@ class Gradients : public ::testing::Test {
   }
 
   static constexpr size_t kTokens = 80;
-  ModelShape shape_;
-  LossOptions loss_;
   std::vector<float> hidden_ = random_values(kTokens * 24, 1, 1.0);
   std::vector<float> q_ = random_values(kTokens * 4 * 8, 2, 1.5);
   std::vector<float> k_ = random_values(kTokens * 2 * 8, 3, 1.5);

@@ -6,6 +6,7 @@
 
 #include "formats/matrix.h"
 #include "formats/safetensors.h"
+#include "student_case.h"
 #include "support/source_folder.h"
 #include "train/student.h"
 
@@ -13,26 +14,14 @@ namespace keysieve {
 namespace {
 
 // Losses and gradients that JAX found in double precision for the same numbers (tools/record_gradients.py).
-class RecordedGradients : public ::testing::Test {
+class RecordedGradients : public testing::StudentCase {
  protected:
-  RecordedGradients() {
-    shape_.layers = 1;
-    shape_.hidden = 20;
-    shape_.heads = 6;
-    shape_.kv_heads = 2;
-    shape_.head_dim = 8;
-    shape_.rope_theta = 10000;
-    shape_.rms_norm_eps = 1e-5f;
+  RecordedGradients() : StudentCase(20, 6) {
     loss_.divergence = 0.9f;
-    loss_.support = 0.3f;
     loss_.margin = 1.2f;
     loss_.decisive = 0.04f;
-    loss_.focus = 0.5f;
     loss_.budget = 22;
-    loss_.sinks = 2;
-    loss_.recent = 5;
     loss_.cut = 0.8f;
-    loss_.head_divergence = 0.7f;
   }
 
   std::vector<float> recorded(const std::string& name) const {
@@ -52,23 +41,6 @@ class RecordedGradients : public ::testing::Test {
     weights.q_norm = start_of(name, "q_norm");
     weights.k_norm = start_of(name, "k_norm");
     return weights;
-  }
-
-  IndexerConfig native(SelectionScope scope, bool map_per_head) const {
-    IndexerConfig config = IndexerConfig::native_for(shape_, 5, loss_.budget);
-    config.scope = scope;
-    config.map_per_head = map_per_head;
-    return config;
-  }
-  IndexerConfig lightning() const {
-    IndexerConfig config;
-    config.layers = 1;
-    config.hidden = shape_.hidden;
-    config.heads = 3;
-    config.dim = 7;
-    config.rope_dim = 4;
-    config.rope_theta = shape_.rope_theta;
-    return config;
   }
 
   // Every value of every tensor within 0.1% of the tensor's largest.
@@ -103,8 +75,6 @@ class RecordedGradients : public ::testing::Test {
     }
   }
 
-  ModelShape shape_;
-  LossOptions loss_;
   SafetensorsFile file_{testing::source_folder() / "tests/data/gradients.safetensors"};
 };
 
