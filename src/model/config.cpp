@@ -136,6 +136,11 @@ double yarn_magnitude(double factor, double mscale) {
 
 void stretch_with_yarn(ModelConfig& config, double factor, size_t original, std::string_view subject) {
   RopeConfig& rope = config.rope;
+  if (factor == 0 && original != 0) {
+    throw Error(ErrorKind::usage, "YaRN's factor",
+                fmt::format("none beside an original context of {} positions", original), "1 to 1024",
+                "give --yarn beside --yarn-original, or neither");
+  }
   if (!(factor >= 1.0 && factor <= 1024.0)) {
     throw Error(ErrorKind::usage, "YaRN's factor", fmt::format("{}", factor), "1 to 1024");
   }

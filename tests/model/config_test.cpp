@@ -174,6 +174,8 @@ TEST(RopeTables, YarnByOption) {
     EXPECT_EQ(config.context, 32768u);
   }
   ModelConfig config = plain(32768);
+  expect_error(ErrorKind::usage, {"none", "32768", "give --yarn"},
+               [&] { stretch_with_yarn(config, 0.0, 32768, "m"); });
   expect_error(ErrorKind::usage, {"original", "16777216"},
                [&] { stretch_with_yarn(config, 2.0, (size_t{1} << 24) + 1, "m"); });
   expect_error(ErrorKind::usage, {"1024 times 131072"},
