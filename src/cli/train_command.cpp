@@ -138,6 +138,9 @@ class TrainCommand final : public Command {
     add_count(app, "--steps", o.steps, "steps of the optimiser")->default_str("300");
     add_count(app, "--batch", o.batch, "windows of a step")->default_str("1");
     add_count(app, "--window", o.packing.window, "tokens of a window")->default_str("4096");
+    add_count(app, "--reach", o.reach,
+              "native: positions to be good for, however long the windows are (the model's context, up to "
+              "32k)");
     add_count(app, "--shortest", o.packing.shortest, "leave out shorter documents (tokens)")
         ->default_str("1024");
     add_number(app, "--retrieval", retrieval_, "share of windows with made-up facts or repeats to find again")
@@ -233,6 +236,7 @@ class TrainCommand final : public Command {
         " --sharpness {} --kl {} --head-kl {} --support {} --cut {} --margin {} --decisive {} --focus {}",
         o.loss.sharpness, o.loss.divergence, o.loss.head_divergence, o.loss.support, o.loss.cut,
         o.loss.margin, o.loss.decisive, o.loss.focus);
+    if (o.reach > 0) text += fmt::format(" --reach {}", o.reach);
     if (!layers_.empty()) text += " --layers " + layers_;
     if (!selection_.empty()) text += " --selection " + selection_;
     if (!dtype_.empty()) text += " --dtype " + dtype_;

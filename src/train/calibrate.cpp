@@ -17,9 +17,16 @@
 #include "train/layer_budgets.h"
 #include "train/low_rank.h"
 #include "train/moments.h"
+#include "train/reach.h"
 
 namespace keysieve {
 namespace {
+
+size_t longest_of(std::span<const std::vector<int32_t>> windows) {
+  size_t longest = 0;
+  for (const std::vector<int32_t>& window : windows) longest = std::max(longest, window.size());
+  return longest;
+}
 
 void check(const ModelConfig& model, std::span<const std::vector<int32_t>> windows,
            const CalibrationOptions& options) {
@@ -30,16 +37,11 @@ void check(const ModelConfig& model, std::span<const std::vector<int32_t>> windo
   if (!(options.sharpness >= 0.1f && options.sharpness <= 10.0f)) {
     throw Error(ErrorKind::usage, "sharpness", fmt::format("{}", options.sharpness), "0.1 to 10");
   }
-  size_t longest = 0;
-  for (const std::vector<int32_t>& window : windows) longest = std::max(longest, window.size());
+  const size_t longest = longest_of(windows);
   if (longest <= MomentCollector::kFirstQuery) {
     throw Error(ErrorKind::mismatch, "calibration windows", fmt::format("{} tokens at most", longest),
                 fmt::format("more than {}: earlier queries read everything", MomentCollector::kFirstQuery),
                 "raise --window");
-  }
-  if (options.reach > model.context) {
-    throw Error(ErrorKind::usage, "reach", fmt::format("{} positions", options.reach),
-                fmt::format("at most {}, the model's context", model.context), "lower --reach");
   }
   if (longest > model.context) {
     throw Error(ErrorKind::mismatch, "calibration windows", fmt::format("{} tokens", longest),
@@ -78,21 +80,6 @@ bool collect(const std::shared_ptr<const Model>& model, std::span<const std::vec
     before += window.size();
   }
   return true;
-}
-
-// The positions that windows of so many tokens count from: one after another as far as `reach` goes, the
-// n-th with weight 1/n. That is how often texts pass there whose lengths are spread alike over powers of two;
-// with equal weights short texts pay twice as much for the long ones (docs/decisions/0019).
-std::vector<MomentCollector::Start> window_starts(std::span<const std::vector<int32_t>> windows,
-                                                  size_t reach) {
-  size_t longest = 1;
-  for (const std::vector<int32_t>& window : windows) longest = std::max(longest, window.size());
-  std::vector<MomentCollector::Start> starts{{0}};
-  while (starts.back().position + 2 * longest <= reach) {
-    const size_t number = starts.size() + 1;
-    starts.push_back({starts.back().position + longest, 1.0 / static_cast<double>(number)});
-  }
-  return starts;
 }
 
 void require_selection(const IndexerConfig& config) {
@@ -173,6 +160,7 @@ std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
   const ModelConfig& config = model->config();
   check(config, windows, options);
   Calibration result;
+  result.reach = reach_of(options.reach, config.context);
   result.config = IndexerConfig::native_for(model->shape(), options.rank, options.budget);
   result.config.sinks = options.sinks;
   result.config.recent = options.recent;
@@ -187,8 +175,7 @@ std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
   std::vector<LowRankMaps> maps(config.layers * config.kv_heads);
   const double scale =
       static_cast<double>(options.sharpness) / std::sqrt(static_cast<double>(config.head_dim));
-  result.reach = options.reach > 0 ? options.reach : std::min(config.context, kMostReach);
-  const std::vector<MomentCollector::Start> starts = window_starts(windows, result.reach);
+  const std::vector<WindowStart> starts = window_starts(longest_of(windows), result.reach);
   std::vector<Eigen::VectorXd> key_means(maps.size());
   model->threads().run(maps.size(), [&](size_t i, int) {
     const MomentCollector::Moments seen =

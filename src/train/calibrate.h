@@ -18,13 +18,11 @@
 
 namespace keysieve {
 
-inline constexpr size_t kMostReach = 32768;  // unless asked for
-
 struct CalibrationOptions {
   size_t rank = 32;     // values of an index key, 1 to head_dim
   float sharpness = 1;  // the indexer's scores over the model's logits, 0.1 to 10: docs/decisions/0017
   // Positions the maps are made for: the windows count as if they had begun all over these, the early ones
-  // more. 0: the model's context, at most kMostReach of it. docs/decisions/0019.
+  // more. 0: the model's context, at most kMostReach of it (reach.h).
   size_t reach = 0;
   size_t budget = 512;  // written into the indexer: positions a query reads unless told otherwise
   size_t sinks = 4;     // likewise: positions always kept at the start

@@ -86,7 +86,7 @@ size_t MomentCollector::queries() const { return query_rows_.empty() ? 0 : query
 size_t MomentCollector::keys() const { return key_rows_.empty() ? 0 : key_rows_.front(); }
 
 MomentCollector::Moments MomentCollector::moments(size_t layer, size_t group, const RopeTable& rope,
-                                                  std::span<const Start> starts) const {
+                                                  std::span<const WindowStart> starts) const {
   const Group& sums = groups_[layer * kv_heads_ + group];
   const size_t per_group = heads_ / kv_heads_;
   const double query_count = std::max(static_cast<double>(query_rows_[layer] * per_group), 1.0);
@@ -96,7 +96,7 @@ MomentCollector::Moments MomentCollector::moments(size_t layer, size_t group, co
   const auto dim = static_cast<Eigen::Index>(head_dim_);
   Moments mean{Eigen::MatrixXd::Zero(dim, dim), Eigen::VectorXd::Zero(dim), Eigen::MatrixXd::Zero(dim, dim)};
   double weights = 0;
-  for (const Start& start : starts) {
+  for (const WindowStart& start : starts) {
     const Eigen::MatrixXd turn = rotation_by(rope, head_dim_, start.position);
     mean.query += start.weight * turn * queries * turn.transpose();
     mean.key_mean += start.weight * turn * sums.key_sum / key_count;

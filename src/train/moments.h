@@ -8,6 +8,7 @@
 #include "core/threads.h"
 #include "kernels/kernels.h"
 #include "model/taps.h"
+#include "train/reach.h"
 
 namespace keysieve {
 
@@ -38,14 +39,11 @@ class MomentCollector {
     // scores of a query and so ranks nothing.
     Eigen::MatrixXd key_covariance;
   };
-  // As if each window had passed from each of these positions on, `weight` times. A model with RoPE computes
-  // the same there but for the rotations, which turn all of a window's q and k by the same angles more:
-  // moments need no second pass. `starts` is not empty.
-  struct Start {
-    size_t position;
-    double weight = 1;  // above 0
-  };
-  Moments moments(size_t layer, size_t group, const RopeTable& rope, std::span<const Start> starts) const;
+  // As if each window had passed from each of these positions on, as often as its weight says. A model with
+  // RoPE computes the same there but for the rotations, which turn all of a window's q and k by the same
+  // angles more: moments need no second pass. `starts` is not empty.
+  Moments moments(size_t layer, size_t group, const RopeTable& rope,
+                  std::span<const WindowStart> starts) const;
 
  private:
   struct Group {

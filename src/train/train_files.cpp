@@ -16,6 +16,7 @@
 #include "text/model_text.h"
 #include "train/calibrate.h"
 #include "train/metrics_log.h"
+#include "train/reach.h"
 
 namespace keysieve {
 namespace {
@@ -92,6 +93,7 @@ Start calibrated_start(const TrainingJob& job, const std::shared_ptr<const Model
   options.budget = job.budget;
   options.sinks = job.options.loss.sinks;
   options.recent = job.options.loss.recent;
+  options.reach = job.options.reach;
   std::optional<Calibration> made = calibrate(model, text.windows, options);
   return {std::move(made->config), std::move(made->layers)};
 }
@@ -163,6 +165,7 @@ Json settings_of(const TrainingJob& job, const Model& model, const TextPacker& t
             {"recent", o.loss.recent}}},
           {"keys", o.keys == ScoreKeys::exact ? "exact" : "as stored"},
           {"states", o.sparse_states ? "sparse" : "dense"},
+          {"reach", reach_of(o.reach, model.config().context)},
           {"evaluate_every", o.evaluate_every},
           {"patience", o.patience}};
 }

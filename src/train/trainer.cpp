@@ -15,6 +15,7 @@
 #include "indexer/selectors.h"
 #include "keysieve/error.h"
 #include "model/forward.h"
+#include "train/reach.h"
 
 namespace keysieve {
 namespace {
@@ -31,6 +32,39 @@ double mean(double sum, const LossMeasures& measures) {
 double rounded(double value) {
   return std::isfinite(value) ? std::round(value * 1e6) / 1e6 : std::numeric_limits<double>::max();
 }
+
+// One layer's rows as they would be further from the text's beginning. RoPE is relative: all of them are
+// turned by the same angles more, and what attention reads stays the same.
+class MovedRows {
+ public:
+  MovedRows(const Model& model, size_t tokens, size_t start) : model_(model) {
+    if (start == 0) return;
+    RopeTable turn = model.rope();
+    turn.scale = 1.0f;  // YaRN's factor is in the rows already
+    const std::vector<int32_t> positions(tokens, static_cast<int32_t>(start));
+    angles_.compute(turn, positions);
+  }
+
+  // The same view where the start is 0. Its pointers last until the next call.
+  LayerView move(const LayerView& view) {
+    if (angles_.pairs == 0) return view;
+    const ModelConfig& c = model_.config();
+    q_.assign(view.q, view.q + view.tokens * c.q_width());
+    k_.assign(view.k, view.k + view.tokens * c.kv_width());
+    model_.kernels().rotate(q_.data(), c.q_width(), angles_, view.tokens, c.heads, c.head_dim);
+    model_.kernels().rotate(k_.data(), c.kv_width(), angles_, view.tokens, c.kv_heads, c.head_dim);
+    LayerView moved = view;
+    moved.q = q_.data();
+    moved.k = k_.data();
+    return moved;
+  }
+
+ private:
+  const Model& model_;
+  RopeAngles angles_;     // of no pairs: nothing moves
+  std::vector<float> q_;  // [tokens, heads, head_dim]
+  std::vector<float> k_;  // [tokens, kv_heads, head_dim]
+};
 
 Json to_json(const LossMeasures& measures) {
   return {{"loss", rounded(mean(measures.loss, measures))},
@@ -54,6 +88,9 @@ struct Trainer::Impl {
         development(std::move(sequences)),
         options(with),
         shape(model->shape()),
+        starts(window_starts(options.packing.window, config.shape == IndexerShape::native
+                                                         ? reach_of(options.reach, model->config().context)
+                                                         : 0)),
         scratch(model->threads()) {}
 
   // One sequence through the model, every trained layer learning from it. `weight` 0: only measured.
@@ -68,6 +105,7 @@ struct Trainer::Impl {
   std::vector<TrainingSequence> development;
   TrainingOptions options;
   ModelShape shape;
+  std::vector<WindowStart> starts;
   KernelScratch scratch;
   std::optional<SequenceState> sequence_state;
   double learning_seconds = 0;
@@ -109,12 +147,13 @@ LossMeasures Trainer::Impl::learn_sequence(TrainingState& state, const TrainingS
       if (trained(place.layer)) hidden.assign(x, x + place.tokens * shape.hidden);
     };
   }
+  MovedRows rows(*model, sequence.tokens.size(), draw_start(starts, ~seed));
   double learning = 0;
   taps.projections = [&](const TapPlace& place, const float* q, const float* k, const float*) {
     TrainedLayer* const layer = trained(place.layer);
     if (!layer) return;
     const double start = now();
-    const LayerView view{place.layer, place.tokens, hidden.data(), q, k};
+    const LayerView view = rows.move({place.layer, place.tokens, hidden.data(), q, k});
     const Teacher teacher(view, shape, options.loss.sharpness);
     const uint64_t own_seed = SplitMix(seed ^ (place.layer * 0xd1342543de82ef95u)).next();
     const std::vector<uint32_t> chosen =
@@ -199,10 +238,11 @@ uint64_t Trainer::memory_bytes(const TrainingState& state) const {
                                                                        impl_->model->threads().count()));
   }
   const uint64_t teacher = window * c.kv_width() * sizeof(float);
+  const uint64_t moved = impl_->starts.size() > 1 ? window * (c.q_width() + c.kv_width()) * sizeof(float) : 0;
   // A tokenizer takes about half a kilobyte a token; rows of the embedding are read from the mapped file.
   const uint64_t vocabulary = c.vocabulary * (512 + c.hidden);
   return impl_->model->weights_bytes() + vocabulary + impl_->texts.bytes() +
-         window * (row * sizeof(float) + kv) + working + teacher + parameters * 5 * sizeof(float);
+         window * (row * sizeof(float) + kv) + working + teacher + moved + parameters * 5 * sizeof(float);
 }
 
 LossMeasures Trainer::evaluate(TrainingState& state) {

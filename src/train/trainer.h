@@ -30,6 +30,9 @@ struct TrainingOptions {
   // Learn from the hidden states of the model as it reads sparsely with the indexer of the moment, instead of
   // the dense ones: the second phase of the published recipe.
   bool sparse_states = false;
+  // Native shape: positions the indexer is made for. Windows are learnt from as if they stood anywhere below
+  // it, each time at a start drawn anew. 0: the model's context, at most kMostReach of it (reach.h).
+  size_t reach = 0;
   size_t evaluate_every = 25;    // steps
   size_t patience = 0;           // evaluations without a better development loss before stopping; 0: never
   size_t checkpoint_every = 20;  // steps

@@ -9,7 +9,9 @@
 #include <random>
 
 #include "kernels/kernels.h"
+#include "keysieve/error.h"
 #include "train/moments.h"
+#include "train/reach.h"
 
 namespace keysieve {
 namespace {
@@ -103,7 +105,7 @@ TEST(LowRank, TheRotationIsOrthogonalAndEven) {
   }
 }
 
-constexpr std::array<MomentCollector::Start, 1> kOnce{{{0}}};
+constexpr std::array<WindowStart, 1> kOnce{{{0}}};
 
 TEST(Moments, AreThoseOfAllPositionsThatCount) {
   constexpr size_t kHeads = 4;
@@ -164,9 +166,9 @@ TEST(Moments, OfOtherStartsAreThoseOfRotatedWindows) {
   const Threads threads(1);
   MomentCollector once(1, 1, 1, kHeadDim, threads), at_each(1, 1, 1, kHeadDim, threads);
   once.add({0, 0, kTokens}, q.data(), k.data());
-  const std::array<MomentCollector::Start, 3> starts{{{0, 1.5}, {150, 1.0}, {4000, 0.5}}};
+  const std::array<WindowStart, 3> starts{{{0, 1.5}, {150, 1.0}, {4000, 0.5}}};
   const auto kernels = make_kernels("reference");
-  for (const MomentCollector::Start& start : starts) {
+  for (const WindowStart& start : starts) {
     const std::vector<int32_t> positions(kTokens, static_cast<int32_t>(start.position));
     std::vector<float> turned_q = q, turned_k = k;
     kernels->rope(turned_q.data(), kHeadDim, positions.data(), kTokens, 1, kHeadDim, rope);
@@ -183,6 +185,29 @@ TEST(Moments, OfOtherStartsAreThoseOfRotatedWindows) {
   // Which is not what the window alone shows.
   const MomentCollector::Moments alone = once.moments(0, 0, rope, kOnce);
   EXPECT_GT((spread.key_covariance - alone.key_covariance).norm(), 0.1);
+}
+
+TEST(Reach, WindowsStartOneAfterAnotherAndFarOnesCountLess) {
+  const std::vector<WindowStart> starts = window_starts(100, 399);
+  ASSERT_EQ(starts.size(), 3u);  // a fourth would end at 400
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(starts[i].position, 100 * i);
+    EXPECT_DOUBLE_EQ(starts[i].weight, 1.0 / static_cast<double>(i + 1));
+  }
+  EXPECT_EQ(window_starts(100, 400).size(), 4u);
+  EXPECT_EQ(window_starts(100, 0).size(), 1u);
+  EXPECT_EQ(window_starts(0, 1000).size(), 1u);
+
+  std::array<int, 3> drawn{};
+  for (uint64_t seed = 0; seed < 1100; ++seed) ++drawn.at(draw_start(starts, seed) / 100);
+  EXPECT_NEAR(drawn[0], 600, 60);  // of weights 6 to 3 to 2
+  EXPECT_NEAR(drawn[1], 300, 60);
+  EXPECT_NEAR(drawn[2], 200, 60);
+
+  EXPECT_EQ(reach_of(0, 8192), 8192u);
+  EXPECT_EQ(reach_of(0, 131072), kMostReach);
+  EXPECT_EQ(reach_of(100000, 131072), 100000u);
+  EXPECT_THROW(reach_of(8193, 8192), Error);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "train/train_files.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -232,6 +233,37 @@ TEST_F(TrainFiles, LearnsFromSparseStatesToo) {
   job_.out = folder_.path() / "sparse";
   EXPECT_EQ(train_files(job_).end, TrainingEnd::finished);
   EXPECT_NE(out("indexer.safetensors"), dense);
+}
+
+// At full rank a window's scores are the same wherever it stands; maps of few values made for the beginning
+// are not made for what comes later.
+TEST_F(TrainFiles, ReachMovesWindows) {
+  job_.development = {folder_.write("dev.txt", prose(3000, 3))};
+  job_.development_windows = 3;
+  job_.start = "calibrate";
+  TrainingOptions& o = job_.options;
+  o.steps = 1;
+  o.packing.window = o.packing.shortest = 100;
+  o.keys = ScoreKeys::exact;
+  const auto divergence = [&](const std::string& start, size_t rank, size_t reach) {
+    TrainingJob job = job_;
+    job.start = start;
+    job.rank = rank;
+    job.options.reach = reach;
+    job.out = folder_.path() /
+              fmt::format("{}-{}-{}", std::filesystem::path(start).filename().string(), rank, reach);
+    train_files(job);
+    const std::string text = read_text_file(job.out / "metrics.jsonl");
+    const Json before = parse_json(text.substr(0, text.find('\n')), "metrics");
+    return before.at("development").at("divergence").get<double>();
+  };
+  const size_t full = Model::load(job_.model, job_.model_options)->config().head_dim;
+  EXPECT_LT(divergence("calibrate", full, 100), 1e-4);
+  EXPECT_LT(divergence("calibrate", full, 512), 1e-4);
+  const double near = divergence("calibrate", 4, 100);
+  const std::string made_for_near = (folder_.path() / "calibrate-4-100" / "start").string();
+  EXPECT_NEAR(divergence(made_for_near, 4, 100), near, 1e-5);
+  EXPECT_GT(divergence(made_for_near, 4, 512), near + 0.01);
 }
 
 TEST_F(TrainFiles, RefusesWhatCannotWork) {
