@@ -94,7 +94,8 @@ def memory(result):
 SECTIONS = [
     ("Perplexity", "ppl", perplexity,
      "Predictions in the last quarter of each window; how far above dense, with the 95% bootstrap interval (over windows, or with "
-     "fewer than 8 of them over blocks of 128 tokens, which says less of other texts)."),
+     "fewer than 8 of them over blocks of 128 tokens, which says less of other texts). Where two files are named, the baselines' rows are "
+     "over the dense figure of their own run."),
     ("Needles", "needle", needle,
      "Passed of trials with the 95% Wilson interval, and the mean loss of the code's tokens given the answer's beginning. `recent` and "
      "`random` find what lies in their reach."),
@@ -106,21 +107,36 @@ SECTIONS = [
 def place(path, document):
     """Where a table comes from."""
     note = f"; {document['note']}" if "note" in document else ""
-    return f"([{path.name}](results/{path.name}), {document['date']}, {document['machine']}{note})"
+    return f"[{path.name}](results/{path.name}), {document['date']}, {document['machine']}{note}"
+
+
+def join_baselines(documents):
+    """One table of NAME and NAME-baselines, which asked the same of the same texts: (document, places)."""
+    found = {path.stem: (document, [place(path, document)]) for path, document in documents}
+    for path, document in documents:
+        main = found.get(path.stem.removesuffix("-baselines"))
+        if not path.stem.endswith("-baselines") or main is None:
+            continue
+        rows = main[0]["result"]["rows"]
+        has = {(row["mode"], row["budget"]) for row in rows}
+        rows += [row for row in document["result"]["rows"] if (row["mode"], row["budget"]) not in has]
+        main[1].append(place(path, document))
+        del found[path.stem]
+    return list(found.values())
 
 
 def markdown(folder):
-    documents = [(path, json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
+    documents = join_baselines([(path, json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))])
     parts = []
     for heading, kind, make, words in SECTIONS:
-        chosen = [(path, document) for path, document in documents if document["result"]["kind"] == kind]
+        chosen = [entry for entry in documents if entry[0]["result"]["kind"] == kind]
         if not chosen:
             continue
         parts.append(f"## {heading}\n\n{words}")
-        for path, document in chosen:
+        for document, places in chosen:
             title, body = make(document["result"])
-            parts.append(f"{title} {place(path, document)}:\n\n{body}")
-    graded = [document for _, document in documents if document["result"]["kind"] == "gsm8k"]
+            parts.append(f"{title} ({'; beside it '.join(places)}):\n\n{body}")
+    graded = [document for document, _ in documents if document["result"]["kind"] == "gsm8k"]
     if graded:
         parts.append(f"## GSM8K\n\n{model_name(graded[0]['result'])}, 4 worked examples, greedy:\n\n{gsm8k(graded)}")
     return "\n\n".join(parts) + "\n"
