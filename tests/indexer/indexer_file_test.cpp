@@ -35,7 +35,7 @@ struct SeedFiles {
   DType dtype = DType::f32;
   std::map<std::string, float> fill;  // instead of random values
 
-  explicit SeedFiles(std::string prefix = "model.layers.", bool bias = false, bool norm = false) {
+  explicit SeedFiles(const std::string& prefix = "model.layers.", bool bias = false, bool norm = false) {
     for (const std::string layer : {"0", "1"}) {
       const std::string base = prefix + layer + ".indexer.";
       shapes[base + "wq.weight"] = {18, 16};
