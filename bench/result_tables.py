@@ -99,7 +99,7 @@ SECTIONS = [
     ("Needles", "needle", needle,
      "Passed of trials with the 95% Wilson interval, and the mean loss of the code's tokens given the answer's beginning. `recent` and "
      "`random` find what lies in their reach."),
-    ("Speed against context", "latency", latency, "`keysieve eval latency`; tables of different days are of different machines."),
+    ("Speed against context", "latency", latency, "`keysieve eval latency`; tables of different days may be of different machines."),
     ("Memory of the caches", "memory", memory, "`keysieve eval memory`: fp16 rows; kept by a cache with a fixed budget."),
 ]
 

@@ -16,7 +16,6 @@
 #include "text/model_text.h"
 #include "train/calibrate.h"
 #include "train/metrics_log.h"
-#include "train/reach.h"
 
 namespace keysieve {
 namespace {
@@ -165,7 +164,6 @@ Json settings_of(const TrainingJob& job, const Model& model, const TextPacker& t
             {"recent", o.loss.recent}}},
           {"keys", o.keys == ScoreKeys::exact ? "exact" : "as stored"},
           {"states", o.sparse_states ? "sparse" : "dense"},
-          {"reach", reach_of(o.reach, model.config().context)},
           {"evaluate_every", o.evaluate_every},
           {"patience", o.patience}};
 }
@@ -252,11 +250,12 @@ TrainingReport train_files(const TrainingJob& job) {
   const std::shared_ptr<const Model> model = Model::load(location, job.model_options);
   tokenizer.check_fits(static_cast<int64_t>(model->config().vocabulary), location.path.string());
 
-  const Json settings = settings_of(job, *model, texts, development.sources);
+  Json settings = settings_of(job, *model, texts, development.sources);
   Start start =
       job.resume ? load_start(job.out / "start", model->shape()) : make_start(job, model, tokenizer);
   Trainer trainer(model, start.config, texts, development_sequences(job, std::move(development), tokenizer),
                   job.options);
+  if (trainer.reach() > 0) settings["reach"] = trainer.reach();
   TrainingState state;
   state.layers = make_layers(job, start, model->shape());
   const auto save = [&](const TrainingState& now) { save_checkpoint(checkpoint, now, settings.dump()); };

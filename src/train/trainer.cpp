@@ -88,9 +88,8 @@ struct Trainer::Impl {
         development(std::move(sequences)),
         options(with),
         shape(model->shape()),
-        starts(window_starts(options.packing.window, config.shape == IndexerShape::native
-                                                         ? reach_of(options.reach, model->config().context)
-                                                         : 0)),
+        reach(config.shape == IndexerShape::native ? reach_of(options.reach, model->config().context) : 0),
+        starts(window_starts(options.packing.window, reach)),
         scratch(model->threads()) {}
 
   // One sequence through the model, every trained layer learning from it. `weight` 0: only measured.
@@ -105,6 +104,7 @@ struct Trainer::Impl {
   std::vector<TrainingSequence> development;
   TrainingOptions options;
   ModelShape shape;
+  size_t reach;  // positions
   std::vector<WindowStart> starts;
   KernelScratch scratch;
   std::optional<SequenceState> sequence_state;
@@ -223,6 +223,8 @@ Trainer::Trainer(std::shared_ptr<const Model> model, IndexerConfig config, const
 }
 
 Trainer::~Trainer() = default;
+
+size_t Trainer::reach() const { return impl_->reach; }
 
 uint64_t Trainer::memory_bytes(const TrainingState& state) const {
   const ModelConfig& c = impl_->model->config();

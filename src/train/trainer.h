@@ -70,6 +70,9 @@ class Trainer {
   // About what the run will hold, the model included.
   uint64_t memory_bytes(const TrainingState& state) const;
 
+  // In positions; 0 for the lightning shape, whose windows stay where they are.
+  size_t reach() const;
+
   // Goes on from state.step. `save` is called with a state from which the run can go on (every
   // checkpoint_every steps, and when cancelled); `log` with one line of metrics.
   TrainingEnd run(TrainingState& state, const std::function<void(const TrainingState&)>& save,

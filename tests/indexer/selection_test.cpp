@@ -18,7 +18,7 @@ using testing::random_floats;
 using testing::StoredKeys;
 
 // Scores with many exact ties, from a table known to the test.
-class TableSelector final : public ScoringSelector {
+class TableSelector : public ScoringSelector {
  public:
   TableSelector(SelectionPolicy policy, size_t kv_heads) : ScoringSelector(std::move(policy), kv_heads) {}
   static float value(int32_t query, size_t group, size_t slot) {
@@ -149,23 +149,16 @@ TEST(ScoringSelector, NeighboursChooseTogether) {
 }
 
 // The same scores, which threads may share out by slots.
-class PartsSelector final : public ScoringSelector {
+class PartsSelector final : public TableSelector {
  public:
-  explicit PartsSelector(const SelectionPolicy& policy) : ScoringSelector(policy, 1) {}
+  explicit PartsSelector(const SelectionPolicy& policy) : TableSelector(policy, 1) {}
   std::atomic<int> parts = 0;
 
  protected:
-  void score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate, KernelContext&,
-             int) override {
-    for (size_t s = 0; s < query.candidates(index); ++s) {
-      out[s] = (accumulate ? out[s] : 0.0f) + TableSelector::value(query.inputs.positions[index], group, s);
-    }
-  }
   bool scores_in_parts() const override { return true; }
   void score_part(float* out, const LayerQuery& query, size_t index, size_t first, size_t count,
                   KernelContext&, int) override {
-    for (size_t s = 0; s < count; ++s)
-      out[first + s] = TableSelector::value(query.inputs.positions[index], 0, first + s);
+    for (size_t s = 0; s < count; ++s) out[first + s] = value(query.inputs.positions[index], 0, first + s);
     ++parts;
   }
 };

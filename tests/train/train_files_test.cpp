@@ -285,6 +285,7 @@ TEST_F(TrainFiles, RefusesWhatCannotWork) {
     job.start = "calibrate";
     job.shape = IndexerShape::seed;
   });
+  refuse(ErrorKind::usage, {"reach", "513", "512"}, [](TrainingJob& job) { job.options.reach = 513; });
   refuse(ErrorKind::usage, {"sparse states"}, [](TrainingJob& job) {
     job.options.sparse_states = true;
     job.layers = {0};
