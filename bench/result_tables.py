@@ -110,12 +110,17 @@ def place(path, document):
     return f"[{path.name}](results/{path.name}), {document['date']}, {document['machine']}{note}"
 
 
+# Parts that ask the same of the same texts as the part whose name they add this to.
+BESIDE = ("-baselines", "-oracle")
+
+
 def join_baselines(documents):
-    """One table of NAME and NAME-baselines, which asked the same of the same texts: (document, places)."""
+    """One table of NAME and what was run beside it: (document, places)."""
     found = {path.stem: (document, [place(path, document)]) for path, document in documents}
     for path, document in documents:
-        main = found.get(path.stem.removesuffix("-baselines"))
-        if not path.stem.endswith("-baselines") or main is None:
+        suffix = next((suffix for suffix in BESIDE if path.stem.endswith(suffix)), None)
+        main = found.get(path.stem.removesuffix(suffix)) if suffix else None
+        if main is None:
             continue
         rows = main[0]["result"]["rows"]
         has = {(row["mode"], row["budget"]) for row in rows}

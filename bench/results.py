@@ -33,12 +33,16 @@ class Part:
     uses_indexer: bool = True
 
 
+def ppl_part(model, window, windows, budgets, suffix, *what):
+    return Part(f"ppl-{model}-{window}{suffix}",
+                ("ppl", "--model", model, "--text", "{books}", "--window", str(window), "--windows", str(windows), "--budgets", budgets,
+                 *what), uses_indexer="auto" in what)
+
+
 def ppl(model, window, windows, budgets, baselines="oracle,recent,random"):
     """The indexer, and its baselines apart, so that a new indexer does not ask for them again."""
-    for suffix, what in (("", ("--indexer", "auto")), ("-baselines", ("--indexer", "none", "--baselines", baselines))):
-        yield Part(f"ppl-{model}-{window}{suffix}",
-                   ("ppl", "--model", model, "--text", "{books}", "--window", str(window), "--windows", str(windows),
-                    "--budgets", budgets, *what), uses_indexer=not suffix)
+    yield ppl_part(model, window, windows, budgets, "", "--indexer", "auto")
+    yield ppl_part(model, window, windows, budgets, "-baselines", "--indexer", "none", "--baselines", baselines)
 
 
 def needle(model, context, trials, budgets, modes=NEEDLE_MODES, more="", suffix=""):
@@ -92,6 +96,7 @@ def parts():
     yield needle(SMALL, 8192, 8, "256,1024")
     yield from ppl(LARGE, 8192, 2, "512,1024,2048")
     yield from ppl(LARGE, 30000, 1, "1024,2048", "recent,random")
+    yield ppl_part(LARGE, 30000, 1, "1024,2048", "-oracle", "--indexer", "none", "--baselines", "oracle")  # as long as all others
     yield latency(SMALL, "512,2048,4096,8000", 512)
     yield latency(LARGE, "512,4096,16000", 1024)
     # The large model finds all of them at 128 and 256 positions, so more tell nothing of it.

@@ -24,6 +24,10 @@ class ResultsTest(unittest.TestCase):
                                      b=document(("sparse", 9))),
                          [([("dense", 0), ("sparse", 8), ("oracle", 8)], 2), ([("sparse", 9)], 1)])
 
+    def test_what_was_run_later_stands_in_the_same_table(self):
+        self.assertEqual(self.joined(a=document(("sparse", 8)), a_baselines=document(("recent", 8)), a_oracle=document(("oracle", 8))),
+                         [([("sparse", 8), ("recent", 8), ("oracle", 8)], 3)])
+
     def test_baselines_without_their_run_stand_alone(self):
         self.assertEqual(self.joined(a_baselines=document(("oracle", 8)), b=document(("sparse", 8))),
                          [([("oracle", 8)], 1), ([("sparse", 8)], 1)])

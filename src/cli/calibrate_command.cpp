@@ -32,6 +32,9 @@ class CalibrateCommand final : public Command {
     app.add_option("--out,-o", out_, "the folder to write: indexer.safetensors and run_config.json")
         ->required()
         ->type_name("DIR");
+    app.add_option("--shape", shape_,
+                   "native (the model's own q and k) or lightning (the hidden state, as published)")
+        ->default_str("native");
     add_count(app, "--rank", rank_, "values of an index key; more cost memory and find rare keys more surely")
         ->default_str("32");
     add_number(app, "--sharpness", sharpness_,
@@ -49,8 +52,8 @@ class CalibrateCommand final : public Command {
     add_count(app, "--sinks", sinks_, "of these, always the first")->default_str("4");
     add_count(app, "--recent", recent_, "of these, always the last")->default_str("16");
     app.add_option("--index-keys", index_keys_,
-                   "how keys are stored unless told otherwise: i4 (4 bits a value), i8 or f32")
-        ->capture_default_str()
+                   "how keys are stored unless told otherwise: i4 (4 bits a value), i8 or f32; default i4, "
+                   "lightning f32")
         ->type_name("KIND");
     add_count(app, "--query-block", query_block_,
               "neighbouring queries of a prompt that choose keys together")
@@ -78,7 +81,8 @@ class CalibrateCommand final : public Command {
     job.options.sinks = sinks_;
     job.options.recent = recent_;
     job.options.query_block = query_block_;
-    job.options.index_keys = parse_index_key_choice(index_keys_);
+    job.options.shape = parse_indexer_shape(shape_);
+    if (!index_keys_.empty()) job.options.index_keys = parse_index_key_choice(index_keys_);
     const InterruptGuard interrupt;
     job.options.cancel = InterruptGuard::flag();
     Progress progress("calibrating");
@@ -105,11 +109,12 @@ class CalibrateCommand final : public Command {
     if (budget_total_ > 0) text += fmt::format(" --budget-total {}", budget_total_);
     if (!dense_layers_.empty()) text += " --dense-layers " + dense_layers_;
     if (reach_ > 0) text += fmt::format(" --reach {}", reach_);
-    return text + fmt::format(
-                      " --windows {} --window {} --rank {} --sharpness {} --budget {} --sinks {} --recent {} "
-                      "--index-keys {} --query-block {} --out {}",
-                      windows_, window_, rank_, sharpness_, budget_, sinks_, recent_, index_keys_,
-                      query_block_, name(out_));
+    if (!index_keys_.empty()) text += " --index-keys " + index_keys_;
+    text += shape_ == "native"
+                ? fmt::format(" --rank {} --sharpness {} --query-block {}", rank_, sharpness_, query_block_)
+                : " --shape " + shape_;
+    return text + fmt::format(" --windows {} --window {} --budget {} --sinks {} --recent {} --out {}",
+                              windows_, window_, budget_, sinks_, recent_, name(out_));
   }
 
   void show(const CalibrationReport& report, double seconds) const {
@@ -150,6 +155,7 @@ class CalibrateCommand final : public Command {
   ModelArguments model_;
   std::vector<std::string> texts_;
   std::string out_;
+  std::string shape_ = "native";
   size_t rank_ = 32;
   float sharpness_ = 1.5f;
   size_t windows_ = 12;
@@ -158,7 +164,7 @@ class CalibrateCommand final : public Command {
   size_t budget_ = 512;
   size_t budget_total_ = 0;
   std::string dense_layers_;
-  std::string index_keys_ = "i4";
+  std::string index_keys_;
   size_t query_block_ = 4;
   size_t sinks_ = 4;
   size_t recent_ = 16;

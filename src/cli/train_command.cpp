@@ -195,9 +195,7 @@ class TrainCommand final : public Command {
     job_.texts.assign(texts_.begin(), texts_.end());
     job_.development.assign(development_.begin(), development_.end());
     job_.out = out_;
-    if (shape_ != "native" && shape_ != "lightning")
-      throw Error(ErrorKind::usage, "--shape", '"' + shape_ + '"', "native or lightning");
-    if (shape_ == "lightning") job_.shape = IndexerShape::seed;
+    job_.shape = parse_indexer_shape(shape_);
     if (!selection_.empty()) job_.scope = parse_selection_scope(selection_);
     if (!dtype_.empty()) job_.dtype = parse_dtype(dtype_);
     job_.layers = parse_layers(layers_, "--layers");

@@ -161,10 +161,6 @@ void check_rules(const IndexerConfig& config, std::string_view subject) {
       config.shape == IndexerShape::seed) {
     refuse("selection", "per-group", "shared for an indexer whose heads share one key");
   }
-  // The seed's rule is a set for each query; its scores are no shares that could be added up.
-  if (config.query_block != 1 && config.shape == IndexerShape::seed) {
-    refuse("query_block", std::to_string(config.query_block), "1 for shape seed");
-  }
   std::vector<size_t> budgets = config.budgets;
   budgets.push_back(config.budget);
   for (const size_t budget : budgets) {
@@ -187,6 +183,12 @@ SelectionScope parse_selection_scope(std::string_view text) {
     if (name == text) return value;
   }
   throw Error(ErrorKind::usage, "selection", '"' + std::string(text) + '"', "shared or per-group");
+}
+
+IndexerShape parse_indexer_shape(std::string_view text) {
+  if (text == "native") return IndexerShape::native;
+  if (text == "lightning") return IndexerShape::seed;
+  throw Error(ErrorKind::usage, "indexer shape", '"' + std::string(text) + '"', "native or lightning");
 }
 
 IndexKeyChoice parse_index_key_choice(std::string_view text) {

@@ -39,6 +39,7 @@ std::string_view to_string(SelectionScope scope);         // "shared", "per-grou
 std::string_view to_string(IndexKeyChoice choice);        // "auto", "f32", "i8", "i4"
 std::string_view to_string(IndexCombine combine);         // "relu_sum", "softmax_sum", "linear_sum"
 SelectionScope parse_selection_scope(std::string_view);   // throws Error{usage}
+IndexerShape parse_indexer_shape(std::string_view);       // "native", "lightning"; throws Error{usage}
 IndexKeyChoice parse_index_key_choice(std::string_view);  // throws Error{usage}
 
 // Everything run_config.json says about an indexer. Training settings in the file are ignored.

@@ -69,15 +69,37 @@ void LearnedSelector::prepare(const LayerQuery& query, size_t first, KernelConte
   if (config.shape == IndexerShape::seed) {
     if (head_weights_.size() < tokens * config.heads) head_weights_.resize(tokens * config.heads);
     inputs.hidden += first * config.hidden;
+    if (policy().query_block > 1) reserve_rows(query.slots(), context);
   } else {
     inputs.q += first * config.heads * config.head_dim;
   }
   indexer_->project_queries(queries_.data(), head_weights_.data(), query.layer, inputs, context);
 }
 
+void LearnedSelector::reserve_rows(size_t slots, const KernelContext& context) {
+  worker_rows_.resize(std::max(worker_rows_.size(), static_cast<size_t>(context.threads.count())));
+  for (std::vector<float>& row : worker_rows_) {
+    if (row.size() < slots + kIndexBlock) row.resize(slots + slots / 4 + kIndexBlock);
+  }
+}
+
 void LearnedSelector::score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
                             KernelContext& context, int worker) {
   score_slots(out, query, {index, group, 0, query.candidates(index), accumulate}, context, worker);
+}
+
+// Weighted sums of ReLUs are logits of what the indexer was trained to: their softmax is a share of
+// attention, as sums of heads' softmaxes are, and no query's large numbers drown its neighbours'
+// (docs/decisions/0020).
+void LearnedSelector::score_beside_others(float* out, const LayerQuery& query, size_t index, size_t group,
+                                          bool accumulate, KernelContext& context, int worker) {
+  if (indexer_->config().combine != IndexCombine::relu_sum) {
+    return score(out, query, index, group, accumulate, context, worker);
+  }
+  float* const row = worker_rows_[static_cast<size_t>(worker)].data();
+  const size_t count = query.candidates(index);
+  score_slots(row, query, {index, group, 0, count, false}, context, worker);
+  context.kernels.add_softmax(out, row, count, accumulate);
 }
 
 // A softmax needs all slots; sums of dot products do not.

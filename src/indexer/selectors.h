@@ -25,6 +25,8 @@ class LearnedSelector final : public ScoringSelector {
   void prepare(const LayerQuery& query, size_t first, KernelContext& context) override;
   void score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
              KernelContext& context, int worker) override;
+  void score_beside_others(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
+                           KernelContext& context, int worker) override;
   bool scores_in_parts() const override;
   void score_part(float* out, const LayerQuery& query, size_t index, size_t first, size_t count,
                   KernelContext& context, int worker) override;
@@ -41,10 +43,14 @@ class LearnedSelector final : public ScoringSelector {
   void score_slots(float* out, const LayerQuery& query, const Slots& slots, KernelContext& context,
                    int worker);
 
+  void reserve_rows(size_t slots, const KernelContext& context);
+
   std::shared_ptr<const Indexer> indexer_;
   size_t first_ = 0;                 // the chunk's query in row 0 of the two arrays
   std::vector<float> queries_;       // [tokens - first, heads, dim]
   std::vector<float> head_weights_;  // [tokens - first, heads], relu_sum only
+  std::vector<std::vector<float>>
+      worker_rows_;  // [threads][slots rounded up to 16], of score_beside_others()
 };
 
 // The baseline every indexer must beat: sinks, and the most recent positions up to the budget (StreamingLLM,

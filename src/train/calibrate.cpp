@@ -15,6 +15,7 @@
 #include "model/forward.h"
 #include "text/model_text.h"
 #include "train/layer_budgets.h"
+#include "train/lightning_calibration.h"
 #include "train/low_rank.h"
 #include "train/moments.h"
 #include "train/reach.h"
@@ -133,7 +134,10 @@ Json provenance(const CalibrationJob& job, const CalibrationReport& report) {
                      {"windows", source.windows}});
   }
   const auto rounded = [](double value) { return std::round(value * 1e6) / 1e6; };
-  return {{"method", "low rank from second moments of q and k after RoPE, no training"},
+  return {{"method", report.config.shape == IndexerShape::native
+                         ? "low rank from second moments of q and k after RoPE, no training"
+                         : "one key for all KV heads, pair by pair, from second moments of q and k before "
+                           "RoPE, no training"},
           {"command", job.command},
           {"texts", texts},
           {"window", job.window},
@@ -152,19 +156,16 @@ void save(const CalibrationJob& job, const Calibration& calibration, const Calib
   writer.commit();
 }
 
-}  // namespace
-
-std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
-                                     std::span<const std::vector<int32_t>> windows,
-                                     const CalibrationOptions& options) {
+std::optional<Calibration> calibrate_native(const std::shared_ptr<const Model>& model,
+                                            std::span<const std::vector<int32_t>> windows,
+                                            const CalibrationOptions& options) {
   const ModelConfig& config = model->config();
-  check(config, windows, options);
   Calibration result;
   result.reach = reach_of(options.reach, config.context);
   result.config = IndexerConfig::native_for(model->shape(), options.rank, options.budget);
   result.config.sinks = options.sinks;
   result.config.recent = options.recent;
-  result.config.key_choice = options.index_keys;
+  result.config.key_choice = options.index_keys.value_or(IndexKeyChoice::i4);
   result.config.query_block = options.query_block;
   result.config.has_bias = true;
   SelectionPolicy::from(result.config).validate();
@@ -192,7 +193,19 @@ std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
     append(result.layers[i / config.kv_heads].k_bias, -maps[i].key * key_means[i]);
     result.kept_energy.push_back(maps[i].kept_energy);
   }
-  if (!choose_budgets(result, model, windows, options)) return std::nullopt;
+  return result;
+}
+
+}  // namespace
+
+std::optional<Calibration> calibrate(const std::shared_ptr<const Model>& model,
+                                     std::span<const std::vector<int32_t>> windows,
+                                     const CalibrationOptions& options) {
+  check(model->config(), windows, options);
+  std::optional<Calibration> result = options.shape == IndexerShape::native
+                                          ? calibrate_native(model, windows, options)
+                                          : calibrate_lightning(model, windows, options);
+  if (result && !choose_budgets(*result, model, windows, options)) return std::nullopt;
   return result;
 }
 
@@ -212,7 +225,7 @@ std::optional<CalibrationReport> calibrate_files(const CalibrationJob& job) {
   report.tokens = calibration->tokens;
   report.reach = calibration->reach;
   for (const IndexerLayerWeights& layer : calibration->layers)
-    report.parameters += layer.q.size() + layer.k.size();
+    report.parameters += layer.q.size() + layer.k.size() + layer.head_weight.size();
   const std::vector<double>& kept = calibration->kept_energy;
   report.kept_energy_mean = std::accumulate(kept.begin(), kept.end(), 0.0) / static_cast<double>(kept.size());
   report.kept_energy_least = *std::min_element(kept.begin(), kept.end());

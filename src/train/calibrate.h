@@ -14,11 +14,16 @@
 #include "indexer/indexer_config.h"
 #include "indexer/indexer_weights.h"
 #include "model/model.h"
+#include "train/lightning_config.h"
 #include "train/text_windows.h"
 
 namespace keysieve {
 
 struct CalibrationOptions {
+  // seed: the published indexer's, of these sizes (lightning_calibration.h); rank, sharpness and
+  // budgets of layers are the native shape's.
+  IndexerShape shape = IndexerShape::native;
+  LightningSizes lightning = {};
   size_t rank = 32;     // values of an index key, 1 to head_dim
   float sharpness = 1;  // the indexer's scores over the model's logits, 0.1 to 10: docs/decisions/0017
   // Positions the maps are made for: the windows count as if they had begun all over these, the early ones
@@ -27,7 +32,8 @@ struct CalibrationOptions {
   size_t budget = 512;  // written into the indexer: positions a query reads unless told otherwise
   size_t sinks = 4;     // likewise: positions always kept at the start
   size_t recent = 16;   // and at the end; see docs/decisions/0006 for why not more
-  IndexKeyChoice index_keys = IndexKeyChoice::i4;  // likewise: how keys are stored
+  // Likewise: how keys are stored; unset: 4 bits a value for native, f32 for the published shape.
+  std::optional<IndexKeyChoice> index_keys = std::nullopt;
   size_t query_block = 4;  // likewise: neighbouring queries of a prompt that choose together
   // Not 0: positions that all layers read together, spread over them by the attention they catch (see
   // layer_budgets.h) instead of `budget` for each, which becomes their mean.

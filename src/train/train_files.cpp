@@ -51,16 +51,8 @@ Start random_start(const TrainingJob& job, const ModelShape& shape) {
     }
     return start;
   }
-  IndexerConfig& config = start.config;
-  config.shape = IndexerShape::seed;
-  config.layers = shape.layers;
-  config.hidden = shape.hidden;
-  config.heads = job.lightning_heads;
-  config.dim = job.lightning_dim;
-  config.rope_dim = job.lightning_rope;
-  config.rope_theta = shape.rope_theta;
-  config.budget = job.budget;
-  config.model = shape.fingerprint;
+  start.config = lightning_config(job.lightning, shape, job.budget);
+  const IndexerConfig& config = start.config;
   for (size_t i = 0; i < shape.layers; ++i) {
     IndexerLayerWeights layer;
     layer.q = random_matrix(config.heads * config.dim, config.hidden, random);
@@ -80,13 +72,11 @@ Start load_start(const std::filesystem::path& path, const ModelShape& shape) {
 
 Start calibrated_start(const TrainingJob& job, const std::shared_ptr<const Model>& model,
                        const Tokenizer& tokenizer) {
-  if (job.shape != IndexerShape::native) {
-    throw Error(ErrorKind::usage, "--init", "calibrate", "random or a folder for the lightning shape",
-                "calibration makes native indexers only");
-  }
   const size_t windows = CalibrationJob{}.windows;
   const TextWindows text = read_text_windows(job.texts, tokenizer, windows, job.options.packing.window);
   CalibrationOptions options;
+  options.shape = job.shape;
+  options.lightning = job.lightning;
   options.rank = job.rank;
   options.sharpness = job.options.loss.sharpness;
   options.budget = job.budget;

@@ -12,6 +12,7 @@
 #include "core/dtype.h"
 #include "indexer/indexer_config.h"
 #include "model/model.h"
+#include "train/lightning_config.h"
 #include "train/trainer.h"
 
 namespace keysieve {
@@ -25,13 +26,11 @@ struct TrainingJob {
   std::vector<std::filesystem::path> development;  // texts to measure on; empty: none
   size_t development_windows = 4;
 
-  // Where the weights start: "calibrate" (native only), "random", or an indexer's folder.
+  // Where the weights start: "calibrate", "random", or an indexer's folder.
   std::string start = "calibrate";
   IndexerShape shape = IndexerShape::native;  // of a start that is no folder
   size_t rank = 32;                           // native
-  size_t lightning_heads = 6;                 // the published indexer's sizes
-  size_t lightning_dim = 69;
-  size_t lightning_rope = 64;
+  LightningSizes lightning = {};
   std::optional<SelectionScope> scope;  // what a start that is no folder leaves to choose
   // Of the matrices in the file written: f32, f16 or bf16. By default bf16 for the lightning shape, which has
   // a hundred times the weights of the native one, whose few are f32.

@@ -53,6 +53,33 @@ TEST(Elementwise, SwigluOfLargeGatesStaysFinite) {
   }
 }
 
+TEST(Elementwise, SoftmaxIsTheReferencesBitForBit) {
+  const auto reference = make_kernels("reference");
+  for (const auto& kernels : all_kernels()) {
+    for (size_t count = 1; count <= 70; ++count) {
+      for (const float spread : {1.0f, 30.0f, 2000.0f}) {  // at the last most underflow
+        const std::vector<float> scores = Random(count).values(count, -spread, spread);
+        const std::vector<float> before = Random(count + 9).values(count, 0, 1);
+        for (const bool accumulate : {false, true}) {
+          std::vector<float> expected = before, got = before, work = scores, other = scores;
+          reference->add_softmax(expected.data(), work.data(), count, accumulate);
+          kernels->add_softmax(got.data(), other.data(), count, accumulate);
+          ASSERT_EQ(got, expected) << kernels->name() << ", " << count << " scores to " << spread;
+          double sum = 0, total = 0;
+          const float top = *std::max_element(scores.begin(), scores.end());
+          for (const float score : scores) total += std::exp(static_cast<double>(score - top));
+          for (size_t s = 0; s < count; ++s) {
+            const double share = std::exp(static_cast<double>(scores[s] - top)) / total;
+            sum += static_cast<double>(got[s] - (accumulate ? before[s] : 0.0f));
+            EXPECT_NEAR(got[s] - (accumulate ? before[s] : 0.0f), share, 1e-6);
+          }
+          EXPECT_NEAR(sum, 1.0, 1e-5);
+        }
+      }
+    }
+  }
+}
+
 TEST(Elementwise, RopeRotatesHalfSplitPairs) {
   for (const auto& kernels : all_kernels()) {
     for (const size_t pairs : {1, 8, 16, 20, 32}) {

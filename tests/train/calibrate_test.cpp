@@ -184,6 +184,52 @@ TEST_F(CalibrateFiles, TheSameInputsGiveTheSameFiles) {
   EXPECT_EQ(out("run_config.json"), config);
 }
 
+// The published indexer's shape, of which nothing but the sizes is the model's.
+TEST_F(CalibrateFiles, MakesAnIndexerOfThePublishedShape) {
+  job_.options.shape = IndexerShape::seed;
+  job_.options.lightning = {.heads = 3, .dim = 11, .rope = 8};
+  size_t last = 0, of = 0;
+  job_.options.on_progress = [&](size_t done, size_t total) {
+    EXPECT_GT(done, last);
+    last = done;
+    of = total;
+  };
+  const auto report = calibrate_files(job_);
+  ASSERT_TRUE(report);
+  EXPECT_EQ(last, of);
+  EXPECT_EQ(report->parameters, TinyModel::kLayers * (3 * 11 + 11 + 3) * TinyModel::kHidden);
+  EXPECT_GT(report->kept_energy_least, 0.5);
+  EXPECT_LE(report->kept_energy_mean, 1.0);
+  const auto model = Model::load(job_.model, job_.model_options);
+  const Indexer indexer = Indexer::load(job_.out, model->shape(), model->shared_kernels(), model->threads());
+  EXPECT_EQ(indexer.config().shape, IndexerShape::seed);
+  EXPECT_EQ(indexer.config().key_type(), IndexKeyType::f32);
+  EXPECT_EQ(indexer.config().scope, SelectionScope::shared);
+  EXPECT_EQ(indexer.config().heads, 3u);
+  EXPECT_EQ(indexer.config().dim, 11u);
+  EXPECT_EQ(indexer.config().rope_dim, 8u);
+  EXPECT_EQ(indexer.config().sinks, 4u);
+  EXPECT_EQ(indexer.config().budget, 100u);
+  EXPECT_EQ(indexer.config().model, model->fingerprint_text());
+
+  const std::string weights = out("indexer.safetensors");
+  job_.options.on_progress = {};
+  job_.model_options.threads = 2;
+  ASSERT_TRUE(calibrate_files(job_));
+  EXPECT_EQ(out("indexer.safetensors"), weights);
+}
+
+TEST_F(CalibrateFiles, CancelledAtAnyWindowThePublishedShapeLeavesNothing) {
+  job_.options.shape = IndexerShape::seed;
+  for (const size_t at : {200, 600, 800, 1400}) {  // of 600 tokens to learn from and twice 400 to aim at
+    std::atomic<bool> cancel = false;
+    job_.options.cancel = &cancel;
+    job_.options.on_progress = [&](size_t done, size_t) { cancel = done >= at; };
+    EXPECT_FALSE(calibrate_files(job_)) << at;
+    EXPECT_FALSE(std::filesystem::exists(job_.out));
+  }
+}
+
 TEST_F(CalibrateFiles, ReachIsWhatTheMapsAreMadeFor) {
   const auto keys_of = [this](size_t reach) {
     CalibrationJob job = job_;

@@ -143,9 +143,9 @@ TEST_F(TrainFiles, KilledAtRandomStepsAndResumedItGivesTheSameBits) {
   for (const IndexerShape shape : {IndexerShape::native, IndexerShape::seed}) {
     job_.shape = shape;
     job_.dtype = DType::f32;  // the whole bits
-    job_.lightning_heads = 3;
-    job_.lightning_dim = 6;
-    job_.lightning_rope = 4;
+    job_.lightning.heads = 3;
+    job_.lightning.dim = 6;
+    job_.lightning.rope = 4;
     job_.out = folder_.path() / (shape == IndexerShape::seed ? "unbroken-card" : "unbroken");
     train_files(job_);
     const std::string unbroken = out("indexer.safetensors");
@@ -174,6 +174,23 @@ TEST_F(TrainFiles, KilledAtRandomStepsAndResumedItGivesTheSameBits) {
       EXPECT_EQ(one, other);
     }
   }
+}
+
+TEST_F(TrainFiles, TheLightningShapeStartsNearerToAttentionCalibrated) {
+  job_.shape = IndexerShape::seed;
+  job_.lightning = {.heads = 4, .dim = 11, .rope = 8};
+  job_.options.steps = 1;
+  job_.options.checkpoint_every = 1;
+  const auto divergence = [&](const char* start) {
+    job_.start = start;
+    job_.out = folder_.path() / start;
+    train_files(job_);
+    return metrics()
+        .front()
+        .at("divergence")
+        .get<double>();  // of the start: a step is measured before it is taken
+  };
+  EXPECT_LT(divergence("calibrate"), 0.5 * divergence("random"));
 }
 
 TEST_F(TrainFiles, InterruptedItLeavesACheckpointToResume) {
@@ -281,10 +298,6 @@ TEST_F(TrainFiles, RefusesWhatCannotWork) {
   refuse(ErrorKind::mismatch, {"600 tokens", "512"},
          [](TrainingJob& job) { job.options.packing.window = 600; });
   refuse(ErrorKind::resource, {"--window"}, [](TrainingJob& job) { job.options.memory_limit = 1000; });
-  refuse(ErrorKind::usage, {"calibrate", "random"}, [](TrainingJob& job) {
-    job.start = "calibrate";
-    job.shape = IndexerShape::seed;
-  });
   refuse(ErrorKind::usage, {"reach", "513", "512"}, [](TrainingJob& job) { job.options.reach = 513; });
   refuse(ErrorKind::usage, {"sparse states"}, [](TrainingJob& job) {
     job.options.sparse_states = true;
@@ -334,9 +347,9 @@ TEST_F(TrainFiles, OverfitsGoldenModelsInBothShapes) {
     job_.out = folder_.path() / (std::string(name) + "-native");
     expect_overfits(job_, 100, 0.3, 0.12);
     job_.shape = IndexerShape::seed;
-    job_.lightning_heads = 6;
-    job_.lightning_dim = 24;
-    job_.lightning_rope = 16;
+    job_.lightning.heads = 6;
+    job_.lightning.dim = 24;
+    job_.lightning.rope = 16;
     job_.out = folder_.path() / (std::string(name) + "-card");
     expect_overfits(job_, 100, 0.6, 0.17);
   }

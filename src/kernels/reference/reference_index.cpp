@@ -88,4 +88,18 @@ void index_scores(const IndexScoreArgs& args, KernelScratch& scratch, int worker
   }
 }
 
+void add_softmax(float* out, float* scores, size_t count, bool accumulate) {
+  if (count == 0) return;
+  const float top = *std::max_element(scores, scores + count);
+  float lanes[kIndexBlock] = {};
+  for (size_t s = 0; s < count; ++s) {
+    scores[s] = fast_exp(scores[s] - top);
+    lanes[s % kIndexBlock] += scores[s];
+  }
+  float sum = 0.0f;
+  for (const float lane : lanes) sum += lane;
+  const float factor = 1.0f / sum;
+  for (size_t s = 0; s < count; ++s) out[s] = std::fma(scores[s], factor, accumulate ? out[s] : 0.0f);
+}
+
 }  // namespace keysieve::reference

@@ -198,6 +198,10 @@ class ReferenceKernels : public Kernels {
     reference::index_scores(args, scratch, worker);
   }
 
+  void add_softmax(float* out, float* scores, size_t count, bool accumulate) const override {
+    reference::add_softmax(out, scores, count, accumulate);
+  }
+
   size_t top_k(uint32_t* out, const float* scores, size_t count, size_t k, KernelScratch& scratch,
                int worker) const override {
     if (k >= count) {

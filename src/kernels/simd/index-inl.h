@@ -310,6 +310,42 @@ inline void index_scores_simd(const IndexScoreArgs& args, KernelScratch& scratch
   }
 }
 
+// In the scalar twin's order: sums lane by lane of 16, the last values one by one.
+inline void add_softmax_simd(float* out, float* scores, size_t count, bool accumulate) {
+  if (count == 0) return;
+  const size_t whole = count / kIndexBlock * kIndexBlock;
+  VF highest[kBlockVectors], sums[kBlockVectors];
+  std::fill(highest, highest + kBlockVectors, hn::Set(F32(), -INFINITY));
+  std::fill(sums, sums + kBlockVectors, hn::Zero(F32()));
+  for (size_t slot = 0; slot < whole; slot += kLanes) {
+    VF& lane = highest[slot / kLanes % kBlockVectors];
+    lane = hn::Max(lane, hn::LoadU(F32(), scores + slot));
+  }
+  float top;
+  largest_lanes<1>(&top, &highest);
+  for (size_t s = whole; s < count; ++s) top = std::max(top, scores[s]);
+  for (size_t slot = 0; slot < whole; slot += kLanes) {
+    const VF e = exp_of(hn::Sub(hn::LoadU(F32(), scores + slot), hn::Set(F32(), top)));
+    hn::StoreU(e, F32(), scores + slot);
+    VF& lane = sums[slot / kLanes % kBlockVectors];
+    lane = hn::Add(lane, e);
+  }
+  HWY_ALIGN float lanes[kIndexBlock];
+  for (size_t i = 0; i < kBlockVectors; ++i) hn::Store(sums[i], F32(), lanes + i * kLanes);
+  for (size_t s = whole; s < count; ++s) {
+    scores[s] = fast_exp(scores[s] - top);
+    lanes[s - whole] += scores[s];
+  }
+  float sum = 0.0f;
+  for (const float lane : lanes) sum += lane;
+  const VF factor = hn::Set(F32(), 1.0f / sum);
+  for (size_t slot = 0; slot < whole; slot += kLanes) {
+    const VF before = accumulate ? hn::LoadU(F32(), out + slot) : hn::Zero(F32());
+    hn::StoreU(hn::MulAdd(hn::LoadU(F32(), scores + slot), factor, before), F32(), out + slot);
+  }
+  for (size_t s = whole; s < count; ++s) out[s] = std::fma(scores[s], 1.0f / sum, accumulate ? out[s] : 0.0f);
+}
+
 }  // namespace keysieve::simd::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif  // KEYSIEVE_SIMD_INDEX_INL_H

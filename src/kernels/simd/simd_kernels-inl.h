@@ -124,6 +124,10 @@ class SimdKernels : public Kernels {
     index_scores_simd(args, scratch, worker);
   }
 
+  void add_softmax(float* out, float* scores, size_t count, bool accumulate) const override {
+    add_softmax_simd(out, scores, count, accumulate);
+  }
+
   size_t top_k(uint32_t* out, const float* scores, size_t count, size_t k, KernelScratch& scratch,
                int worker) const override {
     return top_k_simd(out, scores, count, k, scratch, worker);
