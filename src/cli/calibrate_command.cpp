@@ -125,6 +125,7 @@ class CalibrateCommand final : public Command {
         texts.push_back({{"name", source.name}, {"bytes", source.bytes}, {"windows", source.windows}});
       print_json({{"out", out_},
                   {"model", report.model},
+                  {"shape", shape_},
                   {"layers", report.config.layers},
                   {"rank", report.config.dim},
                   {"sharpness", sharpness_},
@@ -140,12 +141,12 @@ class CalibrateCommand final : public Command {
                   {"seconds", seconds}});
       return;
     }
-    print(
-        fmt::format("{}: {} layers, rank {}, {} parameters from {} tokens in {}\n"
-                    "{:.1f}% of the scores' energy kept (least in one group: {:.1f}%)\n",
-                    out_, report.config.layers, report.config.dim, human_count(report.parameters),
-                    human_count(report.tokens), human_seconds(seconds), 100 * report.kept_energy_mean,
-                    100 * report.kept_energy_least));
+    print(fmt::format(
+        "{}: {} layers, {} values a key, {} parameters from {} tokens in {}\n"
+        "{:.1f}% of the scores' energy kept (least in one {}: {:.1f}%)\n",
+        out_, report.config.layers, report.config.dim, human_count(report.parameters),
+        human_count(report.tokens), human_seconds(seconds), 100 * report.kept_energy_mean,
+        config.shape == IndexerShape::native ? "group" : "layer", 100 * report.kept_energy_least));
     if (report.captured > 0) {
       print(fmt::format("{:.1f}% of the attention caught by budgets of {}\n", 100 * report.captured,
                         fmt::join(config.budgets, ", ")));

@@ -16,7 +16,7 @@ constexpr const char* kTrainExamples = R"(Examples:
   keysieve train --model smollm2-135m --text books/*.txt web.jsonl --dev held-out.txt --out trained
   keysieve train --model smollm2-135m --text books/*.txt --out trained --resume
   keysieve train --model m.gguf --text book.txt --init trained --layers 3,5-7 --out better
-  keysieve train --model m.gguf --text book.txt --shape lightning --init random --rate 0.03 --out card
+  keysieve train --model m.gguf --text book.txt --shape lightning --steps 100 --out card
 The model stays as it is. A run that is stopped (Ctrl-C or a kill) goes on with the same command and --resume.
 metrics.jsonl in --out has a line for every step.)";
 

@@ -160,8 +160,8 @@ class Kernels {
   // See IndexCombine for the formulas. Runs on the calling thread; `worker` picks the scratch.
   virtual void index_scores(const IndexScoreArgs& args, KernelScratch& scratch, int worker) const = 0;
 
-  // out = softmax(scores), or out += it with `accumulate`: index scores of one query made shares of 1, bitwise
-  // equal on all families. Both [count], apart; `scores` is overwritten.
+  // out = softmax(scores), or out += it with `accumulate`: index scores of one query made shares of 1,
+  // bitwise equal on all families. Both [count], apart; `scores` is overwritten.
   virtual void add_softmax(float* out, float* scores, size_t count, bool accumulate) const = 0;
 
   // The k best of scores[0 .. count): writes min(k, count) indices in ascending order, returns how many.
