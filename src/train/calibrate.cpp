@@ -31,11 +31,12 @@ size_t longest_of(std::span<const std::vector<int32_t>> windows) {
 
 void check(const ModelConfig& model, std::span<const std::vector<int32_t>> windows,
            const CalibrationOptions& options) {
-  if (options.rank == 0 || options.rank > model.head_dim) {
+  const bool native = options.shape == IndexerShape::native;
+  if (native && (options.rank == 0 || options.rank > model.head_dim)) {
     throw Error(ErrorKind::usage, "rank", fmt::format("{}", options.rank),
                 fmt::format("1 to {}, the width of the model's heads", model.head_dim));
   }
-  if (!(options.sharpness >= 0.1f && options.sharpness <= 10.0f)) {
+  if (native && !(options.sharpness >= 0.1f && options.sharpness <= 10.0f)) {
     throw Error(ErrorKind::usage, "sharpness", fmt::format("{}", options.sharpness), "0.1 to 10");
   }
   const size_t longest = longest_of(windows);

@@ -4,9 +4,8 @@
 
 #include <algorithm>
 
-#include "core/cancel.h"
 #include "keysieve/error.h"
-#include "model/forward.h"
+#include "train/layer_views.h"
 #include "train/student.h"
 
 namespace keysieve {
@@ -50,34 +49,19 @@ std::optional<BudgetCurves> captured_curves(const std::shared_ptr<const Model>& 
                                               std::vector<LossMeasures>(curves.budgets.size()));
   KernelScratch scratch(model->threads());
   KernelContext context{model->kernels(), model->threads(), scratch};
-  std::vector<float> hidden;
-  ForwardTaps taps;
-  if (config.shape == IndexerShape::seed) {
-    taps.normed_input = [&](const TapPlace& place, const float* x) {
-      hidden.assign(x, x + place.tokens * shape.hidden);
-    };
-  }
-  taps.projections = [&](const TapPlace& place, const float* q, const float* k, const float*) {
-    const LayerView view{place.layer, place.tokens, hidden.data(), q, k};
+  const auto see = [&](const LayerView& view) {
     const Teacher teacher(view, shape);
     const std::vector<uint32_t> queries =
-        sample_queries(place.tokens, kQueries, place.tokens / 2, {}, place.layer);
+        sample_queries(view.tokens, kQueries, view.tokens / 2, {}, view.layer);
     LossOptions loss;
     loss.sinks = config.sinks;
     loss.recent = config.recent;
     for (size_t i = 0; i < curves.budgets.size(); ++i) {
       loss.budget = curves.budgets[i];
-      sums[place.layer][i].add(students[place.layer]->learn(view, teacher, queries, loss, 0.0f, context));
+      sums[view.layer][i].add(students[view.layer]->learn(view, teacher, queries, loss, 0.0f, context));
     }
   };
-  SequenceOptions sequence;
-  sequence.context = sequence.max_chunk = longest;  // a layer shows itself in one piece
-  SequenceState state(model, sequence);
-  for (const std::vector<int32_t>& window : windows) {
-    if (is_cancelled(cancel)) return std::nullopt;
-    state.clear();
-    forward(state, window, {.logits = Logits::none, .taps = &taps});
-  }
+  if (!view_layers(model, windows, config.shape == IndexerShape::seed, cancel, see)) return std::nullopt;
   for (const std::vector<LossMeasures>& layer : sums) {
     std::vector<double>& captured = curves.captured.emplace_back();
     for (const LossMeasures& sum : layer) captured.push_back(sum.captured / std::max(sum.rows, 1.0));

@@ -4,9 +4,9 @@
 #include <cmath>
 #include <numeric>
 
-#include "core/cancel.h"
 #include "indexer/indexer.h"
-#include "model/forward.h"
+#include "indexer/key_selector.h"
+#include "train/layer_views.h"
 #include "train/lightning_maps.h"
 #include "train/student.h"
 
@@ -17,31 +17,6 @@ namespace {
 constexpr size_t kAimWindows = 2;
 constexpr size_t kAimQueries = 32;
 constexpr size_t kAimBudget = 128;
-
-// Shows every layer of every window in one piece. False: cancelled.
-bool look(const std::shared_ptr<const Model>& model, std::span<const std::vector<int32_t>> windows,
-          size_t longest, const CalibrationOptions& options, size_t before, size_t total,
-          const std::function<void(const LayerView&)>& see) {
-  SequenceOptions sequence;
-  sequence.context = sequence.max_chunk = longest;
-  SequenceState state(model, sequence);
-  std::vector<float> hidden;
-  ForwardTaps taps;
-  taps.normed_input = [&](const TapPlace& place, const float* x) {
-    hidden.assign(x, x + place.tokens * model->config().hidden);
-  };
-  taps.projections = [&](const TapPlace& place, const float* q, const float* k, const float*) {
-    see({place.layer, place.tokens, hidden.data(), q, k});
-  };
-  for (const std::vector<int32_t>& window : windows) {
-    if (is_cancelled(options.cancel)) return false;
-    state.clear();
-    forward(state, window, {.logits = Logits::none, .taps = &taps});
-    before += window.size();
-    if (options.on_progress) options.on_progress(before, total);
-  }
-  return !is_cancelled(options.cancel);
-}
 
 // What products of one head's queries with their keys are like.
 struct ProductSums {
@@ -54,7 +29,7 @@ struct ProductSums {
   }
 };
 
-// sums [layers, heads] of the products that `maps` give.
+// Adds the products of one layer's queries with their keys to sums [heads].
 void add_products(std::span<ProductSums> sums, const Indexer& indexer, const LayerView& view,
                   std::span<const uint32_t> queries, KernelContext& context) {
   const size_t dim = indexer.dim();
@@ -173,8 +148,16 @@ std::optional<Calibration> calibrate_lightning(const std::shared_ptr<const Model
   size_t total = result.tokens;
   for (const std::vector<int32_t>& window : aim_at) total += 2 * window.size();
 
+  size_t done = 0;
+  const auto look = [&](std::span<const std::vector<int32_t>> at,
+                        const std::function<void(const LayerView&)>& see) {
+    return view_layers(model, at, true, options.cancel, see, [&](size_t tokens) {
+      done += tokens;
+      if (options.on_progress) options.on_progress(done, total);
+    });
+  };
   std::vector<LightningMoments> moments(shape.layers);
-  if (!look(model, windows, longest, options, 0, total, [&](const LayerView& view) {
+  if (!look(windows, [&](const LayerView& view) {
         add_window(moments[view.layer], view, shape, model->rope(), options.sinks, options.recent, context);
       }))
     return std::nullopt;
@@ -192,13 +175,7 @@ std::optional<Calibration> calibrate_lightning(const std::shared_ptr<const Model
     result.kept_energy.push_back(layer.kept_energy);
   }
   const Indexer indexer(result.config, plain, shape, model->shared_kernels(), model->threads());
-  size_t before = result.tokens;
-  const auto aimed = [&](const std::function<void(const LayerView&)>& see) {
-    const bool finished = look(model, aim_at, longest, options, before, total, see);
-    for (const std::vector<int32_t>& window : aim_at) before += window.size();
-    return finished;
-  };
-  if (!aimed([&](const LayerView& view) {
+  if (!look(aim_at, [&](const LayerView& view) {
         const std::vector<uint32_t> queries =
             sample_queries(view.tokens, kAimQueries, view.tokens / 4, {}, view.layer);
         add_products(std::span(aim.products()).subspan(view.layer * result.config.heads, result.config.heads),
@@ -206,7 +183,7 @@ std::optional<Calibration> calibrate_lightning(const std::shared_ptr<const Model
       }))
     return std::nullopt;
   aim.make_candidates();
-  if (!aimed([&](const LayerView& view) { aim.measure(view, context); })) return std::nullopt;
+  if (!look(aim_at, [&](const LayerView& view) { aim.measure(view, context); })) return std::nullopt;
   for (size_t layer = 0; layer < maps.size(); ++layer) result.layers.push_back(aim.best(layer));
   return result;
 }

@@ -14,7 +14,8 @@ struct LightningSizes {
 };
 
 // An indexer of that shape for `model`, bound to it: one key a position, one set of positions for a layer, no
-// biases.
+// biases. Throws Error{usage} for sizes of 0, more rotated values than there are, or too many for the
+// kernels.
 IndexerConfig lightning_config(const LightningSizes& sizes, const ModelShape& model, size_t budget);
 
 }  // namespace keysieve

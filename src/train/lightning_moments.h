@@ -11,6 +11,9 @@
 
 namespace keysieve {
 
+// A pair of a head's values that RoPE turns is one complex number here: a position more multiplies it by e^(i
+// frequency).
+//
 // What one layer's lightning indexer is calibrated from: the normed hidden state beside the model's own q and
 // k before RoPE, and how much of each head's attention goes far. hidden * (hidden + q_width + kv_width)
 // doubles: 6.2 MB for a layer of SmolLM2-135M, 340 MB for one of an 8B model.
@@ -24,8 +27,6 @@ struct LightningMoments {
   Eigen::MatrixXd query_energy;        // sum |q|^2, [heads, pairs]
   double far_rows = 0;
   Eigen::VectorXd far;  // [heads]: sum over far_rows queries of the attention outside sinks and recent
-
-  // Value `pair` of head `head` as a complex number is one rotated pair: RoPE multiplies it by e^(i angle).
 };
 
 // Adds one window that starts at position 0: every kRowStep-th of its tokens, and the attention of a few

@@ -219,6 +219,17 @@ TEST_F(CalibrateFiles, MakesAnIndexerOfThePublishedShape) {
   EXPECT_EQ(out("indexer.safetensors"), weights);
 }
 
+TEST_F(CalibrateFiles, RefusesSizesThePublishedShapeCannotHave) {
+  job_.options.shape = IndexerShape::seed;
+  job_.options.rank = 99;  // the native shape's, not looked at
+  for (const LightningSizes& sizes :
+       {LightningSizes{0, 11, 8}, {3, 0, 0}, {3, 11, 12}, {3, 11, 7}, {3, 100000, 8}}) {
+    job_.options.lightning = sizes;
+    expect_error(ErrorKind::usage, {"lightning indexer", "rotated"}, [&] { calibrate_files(job_); });
+    EXPECT_FALSE(std::filesystem::exists(job_.out));
+  }
+}
+
 TEST_F(CalibrateFiles, CancelledAtAnyWindowThePublishedShapeLeavesNothing) {
   job_.options.shape = IndexerShape::seed;
   for (const size_t at : {200, 600, 800, 1400}) {  // of 600 tokens to learn from and twice 400 to aim at
