@@ -11,12 +11,10 @@
 
 namespace keysieve {
 
-// A pair of a head's values that RoPE turns is one complex number here: a position more multiplies it by e^(i
-// frequency).
-//
 // What one layer's lightning indexer is calibrated from: the normed hidden state beside the model's own q and
 // k before RoPE, and how much of each head's attention goes far. hidden * (hidden + q_width + kv_width)
-// doubles: 6.2 MB for a layer of SmolLM2-135M, 340 MB for one of an 8B model.
+// doubles: 6.2 MB for a layer of SmolLM2-135M, 300 MB for one of an 8B model.
+// A pair of values that RoPE turns is one complex number: a position more multiplies it by e^(i frequency).
 struct LightningMoments {
   double rows = 0;
   Eigen::VectorXd hidden_sum;          // [hidden]
