@@ -67,6 +67,18 @@ inline ModelShape golden_model() {
           .fingerprint = {}};
 }
 
+// One layer, 8 wide.
+inline ModelShape narrow_model() {
+  return {.layers = 1,
+          .hidden = 8,
+          .heads = 4,
+          .kv_heads = 2,
+          .head_dim = 4,
+          .rope_theta = 1e4,
+          .rms_norm_eps = 1e-6f,
+          .fingerprint = {}};
+}
+
 // Threads, scratch and kernels of one test.
 struct Bench {
   explicit Bench(std::string_view family = "reference", int thread_count = 2)

@@ -38,14 +38,7 @@ struct LightningRun {
     layer.q = testing::random_floats(kHeads * kDim * kHidden, 3);
     layer.k = testing::random_floats(kDim * kHidden, 4);
     layer.head_weight = testing::random_floats(kHeads * kHidden, 5);
-    const ModelShape model{.layers = 1,
-                           .hidden = kHidden,
-                           .heads = 4,
-                           .kv_heads = 2,
-                           .head_dim = 4,
-                           .rope_theta = 1e4,
-                           .rms_norm_eps = 1e-6f,
-                           .fingerprint = {}};
+    const ModelShape model = testing::narrow_model();
     indexer =
         std::make_shared<const Indexer>(config, std::span(&layer, 1), model, bench.kernels, bench.threads);
     positions.resize(kTokens);

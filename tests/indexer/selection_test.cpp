@@ -14,6 +14,7 @@ namespace {
 using testing::Bench;
 using testing::error_of;
 using ::testing::HasSubstr;
+using testing::narrow_model;
 using testing::random_floats;
 using testing::StoredKeys;
 
@@ -475,18 +476,6 @@ TEST(SelectionRecorder, RecordsDenseQueriesAndPositionsOfSlots) {
   EXPECT_EQ(recorder.layers()[1][0].query, 10);
   EXPECT_THAT(recorder.layers()[1][0].groups[0], ::testing::ElementsAre(3, 9, 10));
   EXPECT_THAT(recorder.layers()[1][1].groups[0], ::testing::ElementsAre(3, 9, 10, 11));
-}
-
-// One layer, 8 wide.
-ModelShape narrow_model() {
-  return {.layers = 1,
-          .hidden = 8,
-          .heads = 4,
-          .kv_heads = 2,
-          .head_dim = 4,
-          .rope_theta = 1e4,
-          .rms_norm_eps = 1e-6f,
-          .fingerprint = {}};
 }
 
 // One query of a shared set, as in decode: its slots are shared out over the threads, whatever their number.
