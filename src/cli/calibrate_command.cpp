@@ -35,10 +35,11 @@ class CalibrateCommand final : public Command {
     app.add_option("--shape", shape_,
                    "native (the model's own q and k) or lightning (the hidden state, as published)")
         ->default_str("native");
-    add_count(app, "--rank", rank_, "values of an index key; more cost memory and find rare keys more surely")
+    add_count(app, "--rank", rank_,
+              "native: values of an index key; more cost memory and find rare keys more surely")
         ->default_str("32");
     add_number(app, "--sharpness", sharpness_,
-               "scores over the model's own logits: above 1, heads that look for few keys come first")
+               "native: scores over the model's own logits: above 1, heads that look for few keys come first")
         ->default_str("1.5");
     add_count(app, "--windows", windows_, "pieces of text, spread over the files")->default_str("12");
     add_count(app, "--window", window_, "tokens of each piece")->default_str("4096");
@@ -110,11 +111,12 @@ class CalibrateCommand final : public Command {
     if (!dense_layers_.empty()) text += " --dense-layers " + dense_layers_;
     if (reach_ > 0) text += fmt::format(" --reach {}", reach_);
     if (!index_keys_.empty()) text += " --index-keys " + index_keys_;
-    text += shape_ == "native"
-                ? fmt::format(" --rank {} --sharpness {} --query-block {}", rank_, sharpness_, query_block_)
-                : " --shape " + shape_;
-    return text + fmt::format(" --windows {} --window {} --budget {} --sinks {} --recent {} --out {}",
-                              windows_, window_, budget_, sinks_, recent_, name(out_));
+    text += shape_ == "native" ? fmt::format(" --rank {} --sharpness {}", rank_, sharpness_)
+                               : " --shape " + shape_;
+    return text +
+           fmt::format(
+               " --windows {} --window {} --budget {} --sinks {} --recent {} --query-block {} --out {}",
+               windows_, window_, budget_, sinks_, recent_, query_block_, name(out_));
   }
 
   void show(const CalibrationReport& report, double seconds) const {

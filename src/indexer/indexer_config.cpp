@@ -188,7 +188,7 @@ SelectionScope parse_selection_scope(std::string_view text) {
 IndexerShape parse_indexer_shape(std::string_view text) {
   if (text == "native") return IndexerShape::native;
   if (text == "lightning") return IndexerShape::seed;
-  throw Error(ErrorKind::usage, "indexer shape", '"' + std::string(text) + '"', "native or lightning");
+  throw Error(ErrorKind::usage, "shape", '"' + std::string(text) + '"', "native or lightning");
 }
 
 IndexKeyChoice parse_index_key_choice(std::string_view text) {

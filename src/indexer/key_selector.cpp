@@ -200,9 +200,11 @@ void ScoringSelector::select_block(const LayerQuery& query, QueryBlock block, si
   size_t kept = best;
   if (best != 0) {
     float* scores = worker_scores_[static_cast<size_t>(worker)].data();
-    if (block.count == 1 && !scored) score(scores, query, last, group, false, context, worker);
-    for (size_t i = block.first; i <= last && block.count > 1; ++i) {
-      score_beside_others(scores, query, i, group, i != block.first, context, worker);
+    if (block.count > 1) {
+      for (size_t i = block.first; i <= last; ++i)
+        score_beside_others(scores, query, i, group, i != block.first, context, worker);
+    } else if (!scored) {
+      score(scores, query, last, group, false, context, worker);
     }
     context.kernels.top_k(middle, scores + policy_.sinks, middle_end - policy_.sinks, best, context.scratch,
                           worker);

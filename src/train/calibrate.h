@@ -20,8 +20,8 @@
 namespace keysieve {
 
 struct CalibrationOptions {
-  // seed: the published indexer's, of these sizes (lightning_calibration.h); rank, sharpness and
-  // budgets of layers are the native shape's.
+  // seed: the published indexer's, of these sizes (lightning_calibration.h); rank and sharpness are the
+  // native shape's.
   IndexerShape shape = IndexerShape::native;
   LightningSizes lightning = {};
   size_t rank = 32;     // values of an index key, 1 to head_dim

@@ -109,9 +109,7 @@ class Aim {
     double divergence = 0;
   };
   IndexerLayerWeights weights(size_t layer, const Candidate& candidate) const {
-    IndexerLayerWeights made = maps_[layer].weights;
-    set_heads(made, maps_[layer], config_, candidate.thresholds, candidate.gain);
-    return made;
+    return with_heads(maps_[layer], config_, candidate.thresholds, candidate.gain);
   }
   const IndexerConfig& config_;
   ModelShape shape_;

@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "keysieve/error.h"
+#include "model/config.h"
 
 namespace keysieve {
 namespace {
@@ -156,9 +157,11 @@ std::vector<std::optional<size_t>> matching_pairs(const IndexerConfig& config, c
                                                   size_t reach) {
   std::vector<std::optional<size_t>> matches;
   bool any = false;
-  for (size_t i = 0; i < config.rope_dim / 2; ++i) {
-    const double wanted =
-        std::pow(config.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(config.rope_dim));
+  RopeConfig own;
+  own.theta = config.rope_theta;
+  own.rotary_dim = config.rope_dim;
+  const RopeTable table = make_rope_table(own);
+  for (const double wanted : table.frequency) {
     const auto off = [&](double frequency) { return std::abs(frequency - wanted); };
     const auto nearest = std::min_element(rope.frequency.begin(), rope.frequency.end(),
                                           [&](double a, double b) { return off(a) < off(b); });
@@ -247,12 +250,15 @@ LightningMaps lightning_maps(const LightningMoments& moments, const IndexerConfi
   return maps;
 }
 
-void set_heads(IndexerLayerWeights& weights, const LightningMaps& maps, const IndexerConfig& config,
-               std::span<const float> thresholds, float gain) {
-  std::transform(maps.weights.head_weight.begin(), maps.weights.head_weight.end(),
-                 weights.head_weight.begin(), [&](float value) { return gain * value; });
-  if (config.dim == config.rope_dim) return;
-  for (size_t h = 0; h < config.heads; ++h) weights.q_bias[h * config.dim + config.rope_dim] = -thresholds[h];
+IndexerLayerWeights with_heads(const LightningMaps& maps, const IndexerConfig& config,
+                               std::span<const float> thresholds, float gain) {
+  IndexerLayerWeights weights = maps.weights;
+  for (float& value : weights.head_weight) value *= gain;
+  if (config.dim > config.rope_dim) {
+    for (size_t h = 0; h < config.heads; ++h)
+      weights.q_bias[h * config.dim + config.rope_dim] = -thresholds[h];
+  }
+  return weights;
 }
 
 }  // namespace keysieve

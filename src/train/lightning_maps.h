@@ -35,10 +35,10 @@ LightningMaps lightning_maps(const LightningMoments& moments, const IndexerConfi
                              const ModelShape& shape, const RopeTable& rope,
                              std::span<const WindowStart> starts, size_t window);
 
-// The product of query and key from which on a head counts, and the weight of all heads.
-// `thresholds` [config.heads]. A config whose values all rotate has no place for thresholds: then they stay
-// 0.
-void set_heads(IndexerLayerWeights& weights, const LightningMaps& maps, const IndexerConfig& config,
-               std::span<const float> thresholds, float gain);
+// The layer with, for each head, the product of query and key from which on it counts, and with a weight for
+// all heads. `thresholds` [config.heads]. A config whose values all rotate has no place for thresholds: then
+// they stay 0.
+IndexerLayerWeights with_heads(const LightningMaps& maps, const IndexerConfig& config,
+                               std::span<const float> thresholds, float gain);
 
 }  // namespace keysieve

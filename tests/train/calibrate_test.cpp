@@ -208,6 +208,7 @@ TEST_F(CalibrateFiles, MakesAnIndexerOfThePublishedShape) {
   EXPECT_EQ(indexer.config().heads, 3u);
   EXPECT_EQ(indexer.config().dim, 11u);
   EXPECT_EQ(indexer.config().rope_dim, 8u);
+  EXPECT_EQ(indexer.config().query_block, 4u);
   EXPECT_EQ(indexer.config().sinks, 4u);
   EXPECT_EQ(indexer.config().budget, 100u);
   EXPECT_EQ(indexer.config().model, model->fingerprint_text());

@@ -137,9 +137,8 @@ TEST_F(LightningMapsTest, OfIndependentKeysItKeepsTheMoreAskedFor) {
 TEST_F(LightningMapsTest, ThresholdsAndGainChangeEveryScoreAlike) {
   second_head_follows(1.0f);
   const LightningMaps made = maps();
-  IndexerLayerWeights weights = made.weights;
   const std::vector<float> thresholds{1, 2, 3, 4};
-  set_heads(weights, made, config_, thresholds, 2.0f);
+  const IndexerLayerWeights weights = with_heads(made, config_, thresholds, 2.0f);
   KernelContext context{*kernels_, threads_, scratch_};
   const LayerInputs inputs{hidden_.data(), nullptr, nullptr, places_.data(), kTokens};
   const auto project = [&](const IndexerLayerWeights& of) {
