@@ -41,6 +41,9 @@ struct SessionOptions {
   std::optional<size_t>
       recent;  // last positions always read, the query's own included; nullopt: the indexer's own
   SelectionMode selection = SelectionMode::from_indexer;
+  // Layers that read sparsely, counted from 0; the others read everything, as those the indexer has nothing
+  // for always do. Empty: all. What one layer's selection costs in quality shows so.
+  std::vector<size_t> sparse_layers;
   // A query with more candidates than the budget reads only the fewest positions that the indexer expects to
   // carry this share of its attention, at most the budget. 1: always the budget. Less needs a native indexer;
   // what a fixed cache keeps is not touched.

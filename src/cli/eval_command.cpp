@@ -68,11 +68,15 @@ void EvalArguments::add(CLI::App& app, SparseArguments::Aliases aliases) {
 SessionOptions EvalArguments::session_options(const LanguageModel& language_model) {
   if (sparse.indexer.empty() && !sparse.dense) sparse.indexer = "auto";
   SparseArguments given = sparse;
-  if (!given.wants_indexer()) given.budget = 0;
+  if (!given.wants_indexer()) {  // the baselines need none
+    given.budget = 0;
+    given.sparse_layers.clear();
+  }
   SessionOptions options = given.session_options(language_model);
-  if (sparse.budget != 0) options.budget = sparse.budget;  // the baselines need no indexer
+  if (sparse.budget != 0) options.budget = sparse.budget;
   if (!options.indexer) {
     options.mass = sparse.mass;
+    options.sparse_layers = parse_layers(sparse.sparse_layers, "--sparse-layers");
     options.sinks = sparse.sinks;
     options.recent = sparse.recent;
     if (sparse.selection == "shared") options.selection = SelectionMode::shared;

@@ -177,6 +177,10 @@ void SparseArguments::add(CLI::App& app, Aliases aliases, Selection takes) {
       ->type_name(takes == Selection::or_file ? "KIND|FILE" : "KIND")
       ->expected(1, takes == Selection::or_file ? 2 : 1)
       ->allow_extra_args(false);
+  app.add_option("--sparse-layers", sparse_layers,
+                 "read sparsely in these layers only, like 3,5-7; the others read everything")
+      ->type_name("LIST")
+      ->take_last();
   app.add_option("--cache", cache,
                  "full, fixed (exactly the budget stays) or tiered (the rest goes to a cold store)")
       ->check(kOneOf({"full", "fixed", "tiered"}))
@@ -233,6 +237,10 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
       throw Error(ErrorKind::usage, "--budget", "given together with dense attention", "",
                   "leave out --dense and --indexer none, or --budget");
     }
+    if (!sparse_layers.empty()) {
+      throw Error(ErrorKind::usage, "--sparse-layers", "given with dense attention", "an indexer",
+                  "name one with --indexer, or auto");
+    }
     if (cache != "full") {
       throw Error(ErrorKind::usage, "--cache", cache + " without an indexer", "full",
                   "name one with --indexer, or auto");
@@ -251,6 +259,7 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
   options.sinks = sinks;
   options.recent = recent;
   options.mass = mass;
+  options.sparse_layers = parse_layers(sparse_layers, "--sparse-layers");
   if (selection == "shared") options.selection = SelectionMode::shared;
   if (selection == "per-group") options.selection = SelectionMode::per_group;
   if (cache == "fixed") options.cache = CacheKind::fixed;

@@ -51,7 +51,9 @@ AttentionMode parse_attention_mode(std::string_view name) {
 }
 
 EvalSetting::EvalSetting(const LanguageModel& model, SessionOptions sparse)
-    : model_(model), sparse_(std::move(sparse)), policy_(selection_policy(sparse_)) {
+    : model_(model),
+      sparse_(std::move(sparse)),
+      policy_(selection_policy(sparse_, model_.impl()->model->config().layers)) {
   if (policy_.budget != 0) policy_.validate();
 }
 
@@ -78,6 +80,7 @@ Json EvalSetting::describe() const {
                {"prune", static_cast<int>(sparse_.prune)},
                {"kv", static_cast<int>(model_.impl()->kv_type)},
                {"model", model()->sequence_identity()}};
+  if (!sparse_.sparse_layers.empty()) json["sparse_layers"] = sparse_.sparse_layers;
   if (sparse_.indexer) json["indexer"] = sparse_.indexer->impl()->identity;
   return json;
 }

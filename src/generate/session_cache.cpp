@@ -1,8 +1,11 @@
 #include "generate/session_cache.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "cache/fixed_cache.h"
 #include "cache/tiered_cache.h"
@@ -24,9 +27,22 @@ size_t chunk_beside(size_t budget, size_t most) {
   return std::clamp(budget / kStep * kStep, std::min(kStep, most), std::min(kMost, most));
 }
 
+// All layers but `sparse` (not empty) read everything.
+void leave_dense(SelectionPolicy& policy, const std::vector<size_t>& sparse, size_t layers) {
+  const size_t last = *std::ranges::max_element(sparse);
+  if (last >= layers) {
+    throw Error(ErrorKind::usage, "sparse layers", fmt::format("layer {}", last),
+                fmt::format("layers 0 to {} of this model", layers - 1));
+  }
+  policy.budgets.resize(layers, policy.budget);
+  for (size_t layer = 0; layer < layers; ++layer) {
+    if (std::ranges::find(sparse, layer) == sparse.end()) policy.budgets[layer] = 0;
+  }
+}
+
 }  // namespace
 
-SelectionPolicy selection_policy(const SessionOptions& options) {
+SelectionPolicy selection_policy(const SessionOptions& options, size_t layers) {
   SelectionPolicy policy;
   if (options.indexer) {
     policy = SelectionPolicy::from(options.indexer->impl()->indexer->config());
@@ -41,6 +57,7 @@ SelectionPolicy selection_policy(const SessionOptions& options) {
     // A budget asked for holds for every layer, but those the indexer leaves dense (0) stay dense.
     for (size_t& budget : policy.budgets) budget = budget == 0 ? 0 : options.budget;
   }
+  if (!options.sparse_layers.empty()) leave_dense(policy, options.sparse_layers, layers);
   if (options.sinks) policy.sinks = *options.sinks;
   if (options.recent) policy.recent = *options.recent;
   policy.mass = options.mass;

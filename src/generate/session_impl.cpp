@@ -31,7 +31,7 @@ SequenceOptions sequence_options(const LanguageModel::Impl& model, const Session
     throw Error(ErrorKind::mismatch, indexer.info.path, "an indexer loaded for another model",
                 "one loaded for this model");
   }
-  const SelectionPolicy policy = selection_policy(options);
+  const SelectionPolicy policy = selection_policy(options, model.model->config().layers);
   sequence.selector = std::make_shared<LearnedSelector>(indexer.indexer, policy);
   choose_cache(sequence, options, policy, indexer.indexer->config().shape == IndexerShape::seed);
   return sequence;
@@ -80,7 +80,7 @@ PhaseStatistics& operator+=(PhaseStatistics& sum, const PhaseStatistics& part) {
 
 Session::Impl::Impl(const LanguageModel& for_model, const SessionOptions& options)
     : model(for_model.impl()),
-      budget(options.indexer ? selection_policy(options).budget : 0),
+      budget(options.indexer ? selection_policy(options, model->model->config().layers).budget : 0),
       indexer(options.indexer ? options.indexer->impl()->identity : ""),
       state(model->model, sequence_options(*model, options)) {
   if (state.selector()) groups = state.selector()->groups();

@@ -187,6 +187,24 @@ TEST_F(Generate, MassReadsNoMoreThanItTakes) {
   EXPECT_EQ(ask("1.5").status, 2);
 }
 
+TEST_F(Generate, LayersMayBeLeftDense) {
+  const auto ask = [&](const char* layers) {
+    return run(
+        on_tiny("generate", {"--prompt", std::string(100, 'a'), "--indexer", indexer_, "--budget", "24",
+                             "--sparse-layers", layers, "--max-tokens", "1", "--ignore-eos", "--json"}));
+  };
+  const Json dense = json_of(run(on_tiny(
+      "generate", {"--prompt", std::string(100, 'a'), "--max-tokens", "1", "--ignore-eos", "--json"})));
+  const double everything = dense["prefill"]["positions_read"];
+  const double both = json_of(ask("0-1"))["prefill"]["positions_read"];
+  const double one = json_of(ask("1"))["prefill"]["positions_read"];
+  EXPECT_LT(both, 24);
+  EXPECT_NEAR(one, (both + everything) / 2, 1e-6);
+  expect_failure(ask("1,9"), 2, "layer 9");
+  expect_failure(ask("1-"), 2, "--sparse-layers");
+  expect_failure(run(on_tiny("generate", {"--prompt", "a", "--sparse-layers", "1"})), 2, "--sparse-layers");
+}
+
 TEST_F(Generate, EqualSeedsGiveEqualTexts) {
   const auto draw = [&](const char* seed) {
     return run(on_tiny("generate", {"--prompt", "abc", "--temperature", "1", "--seed", seed, "-n", "40"}))

@@ -135,6 +135,19 @@ TEST_F(Program, PerplexityAndAgreement) {
   EXPECT_EQ(run("eval agreement --dense " + windows).status, 2);
 }
 
+TEST_F(Program, BaselinesTooReadSparselyInNamedLayersOnly) {
+  const std::string command = "eval ppl --text '" + text_ +
+                              "' --window 256 --windows 1 --indexer none --budget 80 --baselines recent ";
+  const auto perplexity = [&](const std::string& layers) {
+    return json(command + layers).at("baselines").at("recent").at("perplexity").get<double>();
+  };
+  const double all = perplexity("");
+  const double first = perplexity("--sparse-layers 0");
+  EXPECT_EQ(perplexity("--sparse-layers 0,1"), all);
+  EXPECT_NE(first, all);
+  EXPECT_NE(first, json(command).at("perplexity_dense").get<double>());
+}
+
 TEST_F(Program, PerplexityAtSeveralBudgetsGoesOnWhereItWas) {
   const std::string part = (folder_.path() / "ppl.part").string();
   const std::string command = "eval ppl --text '" + text_ +
