@@ -36,8 +36,8 @@ struct ModelArguments {
   ModelOptions model_options() const;  // for verbs that load the model as a job of their own
 };
 
-// --indexer, --run-config, --budget, --sinks, --recent, --mass, --selection, --sparse-layers, --cache, --vote, --prune,
-// --cold-store, --dense
+// --indexer, --run-config, --budget, --sinks, --recent, --mass, --selection, --sparse-layers, --cache,
+// --vote, --prune, --cold-store, --dense
 struct SparseArguments {
   std::string indexer;  // empty: `auto` where a budget is given, else none
   std::string run_config;
