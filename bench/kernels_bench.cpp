@@ -71,11 +71,13 @@ void matmul(benchmark::State& state, const Family& kernels, AffineFormat format,
   state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(weight->bytes()));
 }
 
-// range(0) queries after range(1) earlier positions; range(2) positions read per query, 0: dense.
+// range(0) queries after range(1) earlier positions; range(2) positions read per query, 0: dense, the same
+// for range(3) neighbouring queries.
 void attention(benchmark::State& state, const Family& kernels, size_t heads, size_t kv_heads) {
   const auto queries = static_cast<size_t>(state.range(0));
   const auto past = static_cast<size_t>(state.range(1));
   const auto budget = static_cast<size_t>(state.range(2));
+  const auto alike = static_cast<size_t>(state.range(3));
   constexpr size_t kDim = 64;
   const size_t capacity = past + queries;
   const Threads threads(1);
@@ -90,15 +92,20 @@ void attention(benchmark::State& state, const Family& kernels, size_t heads, siz
   kernels->store_kv(values, KvType::f16, source.data(), source.size());
   const std::vector<float> q = noise(queries * heads * kDim, 3);
   std::vector<float> out(q.size());
-  // Neighbouring queries share about 70% of what they read, as real ones do.
+  // Neighbouring queries that choose for themselves share about 70% of what they read, as real ones do.
   std::vector<uint32_t> slots(queries * kv_heads * budget),
       counts(queries * kv_heads, static_cast<uint32_t>(budget));
   std::mt19937 random(4);
   for (size_t row = 0; budget > 0 && row < counts.size(); ++row) {
+    if (row / kv_heads % alike != 0) {
+      std::copy_n(slots.data() + (row - kv_heads) * budget, budget, slots.data() + row * budget);
+      continue;
+    }
     const size_t stride = capacity / budget;
     for (size_t j = 0; j < budget; ++j) {
       const size_t jitter = j % 10 < 7 ? j % stride : random() % stride;
-      slots[row * budget + j] = static_cast<uint32_t>(std::min(j * stride + jitter, past));
+      // The first four are read by all, as sinks are.
+      slots[row * budget + j] = static_cast<uint32_t>(j < 4 ? j : std::min(j * stride + jitter, past));
     }
   }
   const SelectionView selection{slots.data(), counts.data(), kv_heads, budget};
@@ -192,17 +199,19 @@ void register_family(const Family& kernels) {
       ->Args({1, 2});
   benchmark::RegisterBenchmark((prefix + "attention").c_str(),
                                [=](benchmark::State& s) { attention(s, kernels, 9, 3); })
-      ->Args({256, 0, 0})
-      ->Args({256, 4096, 0})
-      ->Args({256, 8000, 512})
-      ->Args({1, 4096, 0})
-      ->Args({1, 8000, 512});
+      ->Args({256, 0, 0, 1})
+      ->Args({256, 4096, 0, 1})
+      ->Args({256, 8000, 512, 1})
+      ->Args({256, 8000, 512, 4})
+      ->Args({1, 4096, 0, 1})
+      ->Args({1, 8000, 512, 1});
   // The shape of Qwen2.5-0.5B: 7 query heads share a KV head.
   benchmark::RegisterBenchmark((prefix + "attention/14_heads_2_kv").c_str(),
                                [=](benchmark::State& s) { attention(s, kernels, 14, 2); })
-      ->Args({256, 4096, 0})
-      ->Args({256, 16000, 1024})
-      ->Args({1, 16000, 1024});
+      ->Args({256, 4096, 0, 1})
+      ->Args({256, 16000, 1024, 1})
+      ->Args({256, 16000, 1024, 4})
+      ->Args({1, 16000, 1024, 1});
   for (const auto& [name, type] : {std::pair{"i8", IndexKeyType::i8}, std::pair{"i4", IndexKeyType::i4}}) {
     benchmark::RegisterBenchmark((prefix + "index_scores/" + name).c_str(),
                                  [=](benchmark::State& s) { index_scores(s, kernels, type); })

@@ -217,6 +217,20 @@ void TieredCache::count_fitting(const Layer& layer, const SelectedRows& rows, si
   }
 }
 
+// At most `queries`, without the last of them if the query after them reads what they do and more: kernels
+// may read such a run as one, and its rows, those of its last query, fit.
+size_t TieredCache::before_cut_run(const SelectedRows& rows, size_t queries) const {
+  const auto goes_on = [&](size_t query) {
+    for (size_t s = 0; s < options_.sets; ++s) {
+      if (shared_[query * options_.sets + s] == rows.count(query - 1, s)) return true;
+    }
+    return false;
+  };
+  size_t whole = queries;
+  while (whole > 0 && whole < rows.queries && goes_on(whole)) --whole;
+  return whole == 0 ? queries : whole;
+}
+
 // The rows of the first `queries` that are not hot, ascending, and slots for them.
 void TieredCache::find_missing(size_t index, const SelectedRows& rows, size_t s, size_t queries) {
   Layer& layer = layers_[index];
@@ -289,6 +303,7 @@ StagedRows TieredCache::stage(size_t index, const SelectedRows& rows, const Thre
   threads.run(options_.sets, [&](size_t set, int) { count_fitting(layer, rows, set); });
   size_t queries = rows.queries;
   for (const Staging& work : staging_) queries = std::min(queries, work.fits);
+  queries = before_cut_run(rows, queries);
   if (queries == 0) {
     throw Error(ErrorKind::usage, "tiered cache", "a query that reads more rows than can be hot",
                 fmt::format("at most {}", layer.hot.capacity()));

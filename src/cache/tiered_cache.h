@@ -94,6 +94,7 @@ class TieredCache final : public KvCache {
   void fetch(size_t layer, size_t set, std::span<const uint32_t> positions, std::span<const uint32_t> slots,
              Reading& reading);
   void count_fitting(const Layer& layer, const SelectedRows& rows, size_t set);
+  size_t before_cut_run(const SelectedRows& rows, size_t queries) const;
   void find_missing(size_t layer, const SelectedRows& rows, size_t set, size_t queries);
   void read_missing(size_t layer, const Threads& threads);
   void rewrite(size_t layer, const SelectedRows& rows, size_t set, size_t queries);

@@ -83,7 +83,7 @@ double seconds_since(Clock::time_point start) {
 
 uint64_t run_int8_dots(std::string_view family) {
 #if defined(__x86_64__)
-  if (family == "avx512") return vpdpbusd_dots();
+  if (family == "avx512" || family == "avx512bf16") return vpdpbusd_dots();
   if (family == "avx2") return vpmaddubsw_dots();
 #elif defined(__aarch64__)
   if (family == "neon") return sdot_dots();

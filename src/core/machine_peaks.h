@@ -12,9 +12,9 @@ namespace keysieve {
 // What this machine can do at best, measured: the limits that rates are held against.
 
 // A stretch of int8 dot products from registers on the calling thread, a few microseconds long, with the
-// instruction that kernel family `family` multiplies weights by: "avx512" vpdpbusd, "avx2" vpmaddubsw and
-// vpmaddwd, "neon" sdot. Returns the multiply-adds done; 0, and nothing is done, for any other name and for a
-// family that this program was not built for. The machine must be able to run the family.
+// instruction that kernel family `family` multiplies weights by: "avx512" and "avx512bf16" vpdpbusd, "avx2"
+// vpmaddubsw and vpmaddwd, "neon" sdot. Returns the multiply-adds done; 0, and nothing is done, for any other
+// name and for a family that this program was not built for. The machine must be able to run the family.
 uint64_t run_int8_dots(std::string_view family);
 
 // Memory too large for any cache to hold, on huge pages where the system has them, to be read end to end.

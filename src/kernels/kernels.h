@@ -170,8 +170,8 @@ class Kernels {
                        int worker) const = 0;
 };
 
-// "reference" and the SIMD families this machine can run, slowest first: {"reference", "avx2", "avx512"},
-// on 64-bit Arm with dot products {"reference", "neon"}, without them {"reference"}.
+// "reference" and the SIMD families this machine can run, slowest first: {"reference", "avx2", "avx512",
+// "avx512bf16"}, on 64-bit Arm with dot products {"reference", "neon"}, without them {"reference"}.
 std::vector<std::string_view> available_kernels();
 
 // The family by name; "auto" is the fastest available, or the one the environment variable KEYSIEVE_KERNELS

@@ -304,6 +304,7 @@ TEST(MachinePeaks, DotsAreCountedPerFamily) {
   // 1,000 rounds of 8 chains of 32 products, and of 16 chains of 64.
   if (__builtin_cpu_supports("avx2")) EXPECT_EQ(run_int8_dots("avx2"), 1000u * 8 * 32);
   if (__builtin_cpu_supports("avx512vnni")) EXPECT_EQ(run_int8_dots("avx512"), 1000u * 16 * 64);
+  if (__builtin_cpu_supports("avx512vnni")) EXPECT_EQ(run_int8_dots("avx512bf16"), 1000u * 16 * 64);
 #endif
 }
 

@@ -170,7 +170,7 @@ TEST(Registry, TheMachineHasTheFamiliesExpectedOfIt) {
 TEST(Registry, AFamilyBeyondThisMachineIsRefusedWithWhatItNeeds) {
   const std::vector<std::string_view> available = available_kernels();
   bool refused = false;
-  for (const std::string_view name : {"avx2", "avx512", "neon"}) {
+  for (const std::string_view name : {"avx2", "avx512", "avx512bf16", "neon"}) {
     const std::string needs(simd_kernel_needs(name));  // empty: not for this architecture
     if (needs.empty() || std::ranges::find(available, name) != available.end()) continue;
     refused = true;

@@ -109,7 +109,10 @@ TEST_P(GoldenDense, ChunksAndDecodeMatchTheWhole) {
     const std::vector<float> pieces = all_logits(model_, tokens_, {.max_chunk = chunk});
     const testing::Agreement agreement = testing::compare_rows(whole, pieces, model_->config().vocabulary);
     if (golden_.quantized && model_->kernels().name() != "reference") {
-      EXPECT_LE(agreement.mean_kl, 1e-3) << "chunk " << chunk;
+      // Prompts' attention in bfloat16 moves what is rounded to int8 next, which costs what that rounding
+      // costs.
+      const bool rounds = model_->kernels().name() == "avx512bf16";
+      EXPECT_LE(agreement.mean_kl, rounds ? 5e-3 : 1e-3) << "chunk " << chunk;
     } else {
       EXPECT_LE(max_difference(whole, pieces), kFloatBound) << "chunk " << chunk;
     }

@@ -16,6 +16,9 @@
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
+inline constexpr size_t kFewQueries = 2;  // up to here as decode; with more, a tile pays for building it
+inline constexpr size_t kQueriesPerTask = 8;
+
 // out [dim] from the parts of one query head, whose results lie `stride` floats apart. The maxima become the
 // parts' weights.
 inline void merge_parts(float* out, const PartResult& first, size_t stride, size_t parts, size_t dim) {
@@ -145,26 +148,31 @@ inline void spread_parts(const AttentionArgs& args, KernelScratch& scratch, cons
   }
 }
 
+// All parts of one query, on one thread.
+template <KvType kType, size_t kDim>
+inline void attend_alone(const PartPlan& plan, size_t query, size_t kv_head, KernelScratch& scratch,
+                         int worker) {
+  const size_t parts = plan.parts(query, kv_head);
+  std::byte* memory =
+      worker_scratch(scratch, worker, PartPlan::attend_bytes() + parts * plan.part_floats * sizeof(float));
+  auto* results = reinterpret_cast<float*>(memory + PartPlan::attend_bytes());
+  for (size_t index = 0; index < parts; ++index) {
+    plan.attend<kType, kDim>(plan.result(results, index), memory, query, kv_head, index);
+  }
+  plan.merge(results, query, kv_head);
+}
+
 // Many queries with selections of their own: each (query, KV head) is worked on by one thread. Neighbouring
 // queries share fewer of their keys than a gathered union costs (docs/decisions/0005-sparse-prefill.md).
 template <KvType kType, size_t kDim>
 inline void spread_queries(const AttentionArgs& args, KernelScratch& scratch, const Threads& threads) {
   const PartPlan plan(args);
   const size_t kv_heads = args.kv.kv_heads;
-  constexpr size_t kQueriesPerTask = 8;
   const size_t blocks = (args.queries + kQueriesPerTask - 1) / kQueriesPerTask;
   threads.run(blocks * kv_heads, [&](size_t task, int worker) HWY_ATTR {
-    const size_t kv_head = task % kv_heads;
     const size_t first = task / kv_heads * kQueriesPerTask;
     for (size_t query = first; query < std::min(first + kQueriesPerTask, args.queries); ++query) {
-      const size_t parts = plan.parts(query, kv_head);
-      std::byte* memory = worker_scratch(scratch, worker,
-                                         PartPlan::attend_bytes() + parts * plan.part_floats * sizeof(float));
-      auto* results = reinterpret_cast<float*>(memory + PartPlan::attend_bytes());
-      for (size_t index = 0; index < parts; ++index) {
-        plan.attend<kType, kDim>(plan.result(results, index), memory, query, kv_head, index);
-      }
-      plan.merge(results, query, kv_head);
+      attend_alone<kType, kDim>(plan, query, task % kv_heads, scratch, worker);
     }
   });
 }

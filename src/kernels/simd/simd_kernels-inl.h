@@ -106,7 +106,6 @@ class SimdKernels : public Kernels {
   }
 
   void attention(const AttentionArgs& args, KernelScratch& scratch, const Threads& threads) const override {
-    constexpr size_t kFewQueries = 2;  // from 3 on, sharing a gathered tile pays for building it
     if (args.queries <= kFewQueries) {
       with_kv_type(args.kv.type, [&]<KvType kType>() { decode_attention<kType>(args, scratch, threads); });
     } else if (args.selection != nullptr) {

@@ -17,6 +17,7 @@
 #include <hwy/highway.h>
 
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_NEON
+#include "kernels/simd/bfloat16_attention-inl.h"
 #include "kernels/simd/simd_kernels-inl.h"
 #endif
 
@@ -34,6 +35,7 @@ struct Family {
   std::string_view needs;
   int64_t target;
   std::unique_ptr<Kernels> (*make)(std::string_view name);
+  bool bfloat16 = false;  // needs AVX-512 BF16 besides the target, which Highway 1.0.3 does not know
 };
 
 constexpr Family kFamilies[] = {
@@ -42,6 +44,7 @@ constexpr Family kFamilies[] = {
 #endif
 #if HWY_TARGETS & HWY_AVX3_DL
     {"avx512", "AVX-512 with VNNI and VBMI2", HWY_AVX3_DL, simd::N_AVX3_DL::make},
+    {"avx512bf16", "AVX-512 with VNNI, VBMI2 and BF16", HWY_AVX3_DL, simd::N_AVX3_DL::make_bfloat16, true},
 #endif
 #if HWY_TARGETS & HWY_NEON
     {"neon", "NEON with dot products", HWY_NEON, simd::N_NEON::make},
@@ -58,12 +61,20 @@ int64_t supported_targets() {
 #endif
 }
 
+bool runs(const Family& family) {
+  if (family.target == 0 || (supported_targets() & family.target) == 0) return false;
+#if HWY_ARCH_X86
+  if (family.bfloat16) return __builtin_cpu_supports("avx512bf16");
+#endif
+  return true;
+}
+
 }  // namespace
 
 std::vector<std::string_view> simd_kernel_names() {
   std::vector<std::string_view> names;
   for (const Family& family : kFamilies) {
-    if (family.target != 0 && (supported_targets() & family.target) != 0) names.push_back(family.name);
+    if (runs(family)) names.push_back(family.name);
   }
   return names;
 }
@@ -77,8 +88,7 @@ std::string_view simd_kernel_needs(std::string_view name) {
 
 std::unique_ptr<Kernels> make_simd_kernels(std::string_view name) {
   for (const Family& family : kFamilies) {
-    if (family.target == 0 || name != family.name) continue;
-    if ((supported_targets() & family.target) != 0) return family.make(family.name);
+    if (name == family.name && runs(family)) return family.make(family.name);
   }
   return nullptr;
 }

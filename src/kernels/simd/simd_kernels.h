@@ -8,7 +8,8 @@
 
 namespace keysieve {
 
-// The SIMD families compiled in that this machine can run, slowest first ("avx2", "avx512" or "neon").
+// The SIMD families compiled in that this machine can run, slowest first ("avx2", "avx512" and "avx512bf16",
+// or "neon").
 std::vector<std::string_view> simd_kernel_names();
 
 // The instructions that a family compiled in asks of a machine, for messages; empty for any other name.
