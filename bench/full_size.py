@@ -83,6 +83,8 @@ def part_speed(folder, arguments):
         command += ["--contexts", arguments.contexts]
     if arguments.peers:
         command += ["--peers", arguments.peers]
+    if arguments.query_block:
+        command += ["--query-block", str(arguments.query_block)]
     subprocess.run(list(map(str, command)), check=True)
 
 
@@ -119,6 +121,7 @@ def main():
     add("--contexts", help="of the part speed, instead of 512,2048,4096,8192")
     add("--repeats", default="1", help="of the part speed: N,CONTEXT:N,... (%(default)s)")
     add("--peers", help="of the part speed: some of llama.cpp,ik_llama.cpp")
+    add("--query-block", type=int, default=0, help="of the part speed: neighbouring queries that choose together (1, the published rule)")
     add("--long-characters", type=int, default=128_000, help="of text in the part long (%(default)s: about 32,000 tokens)")
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")

@@ -94,8 +94,10 @@ def make_engines(plan, setting, arguments):
     if "dense" in arguments.ours:
         engines.append(keysieve_engine("keysieve dense", setting, ["--dense", *extra]))
     if "sparse" in arguments.ours and arguments.indexer != "none":
-        engines.append(keysieve_engine(f"keysieve sparse {budget}", setting,
-                                       ["--indexer", arguments.indexer, "--budget", str(budget), *extra]))
+        block = arguments.query_block
+        together = ["--query-block", str(block)] if block else []
+        engines.append(keysieve_engine(f"keysieve sparse {budget}" + (f", {block} together" if block else ""), setting,
+                                       ["--indexer", arguments.indexer, "--budget", str(budget), *together, *extra]))
     return engines + [peer_engine(peer, setting, arguments.tune_context, arguments.tune_again)
                       for peer in arguments.peers]
 
@@ -217,6 +219,8 @@ def parse_arguments():
     add("--decode-tokens", type=int, default=64)
     add("--budget", type=int, default=0, help="keysieve's sparse rows: positions a query (each model's own)")
     add("--indexer", default="auto", help="keysieve's sparse rows; `none` leaves them out")
+    add("--query-block", type=int, default=0,
+        help="keysieve's sparse rows: neighbouring queries that choose together (the indexer's own)")
     add("--threads", type=int, default=os.cpu_count())
     add("--tune-context", type=int, default=1024)
     add("--tune-again", action="store_true", help="forget the peers' remembered best settings")

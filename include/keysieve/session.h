@@ -44,6 +44,10 @@ struct SessionOptions {
   // Layers that read sparsely, counted from 0; the others read everything, as those the indexer has nothing
   // for always do. Empty: all. What one layer's selection costs in quality shows so.
   std::vector<size_t> sparse_layers;
+  // Neighbouring queries of a prompt that choose their positions together, from a position that is a multiple
+  // of it on: faster, since their keys are read once. 0: the indexer's own (1 for seed indexers).
+  static constexpr size_t kMostQueryBlock = 64;
+  size_t query_block = 0;
   // A query with more candidates than the budget reads only the fewest positions that the indexer expects to
   // carry this share of its attention, at most the budget. 1: always the budget. Less needs a native indexer;
   // what a fixed cache keeps is not touched.

@@ -177,6 +177,12 @@ void SparseArguments::add(CLI::App& app, Aliases aliases, Selection takes) {
       ->type_name(takes == Selection::or_file ? "KIND|FILE" : "KIND")
       ->expected(1, takes == Selection::or_file ? 2 : 1)
       ->allow_extra_args(false);
+  app.add_option("--query-block", query_block,
+                 "neighbouring queries of a prompt that choose their positions together, and read them once; "
+                 "without it, the indexer's own")
+      ->check(CLI::Range(size_t{1}, SessionOptions::kMostQueryBlock))
+      ->type_name("N")
+      ->take_last();
   app.add_option("--sparse-layers", sparse_layers,
                  "read sparsely in these layers only, like 3,5-7; the others read everything")
       ->type_name("LIST")
@@ -241,6 +247,10 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
       throw Error(ErrorKind::usage, "--sparse-layers", "given with dense attention", "an indexer",
                   "name one with --indexer, or auto");
     }
+    if (query_block > 0) {
+      throw Error(ErrorKind::usage, "--query-block", "given with dense attention", "an indexer",
+                  "name one with --indexer, or auto");
+    }
     if (cache != "full") {
       throw Error(ErrorKind::usage, "--cache", cache + " without an indexer", "full",
                   "name one with --indexer, or auto");
@@ -258,6 +268,7 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
   options.budget = budget;
   options.sinks = sinks;
   options.recent = recent;
+  options.query_block = query_block;
   options.mass = mass;
   options.sparse_layers = parse_layers(sparse_layers, "--sparse-layers");
   if (selection == "shared") options.selection = SelectionMode::shared;

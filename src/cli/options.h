@@ -36,8 +36,8 @@ struct ModelArguments {
   ModelOptions model_options() const;  // for verbs that load the model as a job of their own
 };
 
-// --indexer, --run-config, --budget, --sinks, --recent, --mass, --selection, --sparse-layers, --cache,
-// --vote, --prune, --cold-store, --dense
+// --indexer, --run-config, --budget, --sinks, --recent, --mass, --selection, --query-block, --sparse-layers,
+// --cache, --vote, --prune, --cold-store, --dense
 struct SparseArguments {
   std::string indexer;  // empty: `auto` where a budget is given, else none
   std::string run_config;
@@ -46,6 +46,7 @@ struct SparseArguments {
   std::optional<size_t> recent;
   float mass = 1;
   std::string selection;       // empty, "shared" or "per-group"
+  size_t query_block = 0;      // 0: the indexer's own
   std::string sparse_layers;   // "3,5-7"; empty: all
   std::string selection_file;  // where --selection may also name a file
   std::string cache = "full";

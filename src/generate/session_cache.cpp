@@ -60,6 +60,11 @@ SelectionPolicy selection_policy(const SessionOptions& options, size_t layers) {
   if (!options.sparse_layers.empty()) leave_dense(policy, options.sparse_layers, layers);
   if (options.sinks) policy.sinks = *options.sinks;
   if (options.recent) policy.recent = *options.recent;
+  if (options.query_block > SessionOptions::kMostQueryBlock) {
+    throw Error(ErrorKind::usage, "query block", fmt::format("{}", options.query_block),
+                fmt::format("at most {}", SessionOptions::kMostQueryBlock));
+  }
+  if (options.query_block > 0) policy.query_block = options.query_block;
   policy.mass = options.mass;
   if (options.selection == SelectionMode::shared) policy.scope = SelectionScope::shared;
   if (options.selection == SelectionMode::per_group) policy.scope = SelectionScope::per_group;

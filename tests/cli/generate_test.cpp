@@ -203,6 +203,7 @@ TEST_F(Generate, LayersMayBeLeftDense) {
   expect_failure(ask("1,9"), 2, "layer 9");
   expect_failure(ask("1-"), 2, "--sparse-layers");
   expect_failure(run(on_tiny("generate", {"--prompt", "a", "--sparse-layers", "1"})), 2, "--sparse-layers");
+  expect_failure(run(on_tiny("generate", {"--prompt", "a", "--query-block", "4"})), 2, "--query-block");
 }
 
 TEST_F(Generate, EqualSeedsGiveEqualTexts) {

@@ -148,6 +148,18 @@ TEST_F(Program, BaselinesTooReadSparselyInNamedLayersOnly) {
   EXPECT_NE(first, json(command).at("perplexity_dense").get<double>());
 }
 
+TEST_F(Program, NeighboursChooseTogetherWhereAsked) {
+  const std::string command = "eval ppl" + indexed("--text '" + text_ + "' --window 256 --windows 1 ");
+  const auto perplexity = [&](const std::string& block) {
+    return json(command + block).at("perplexity_sparse").get<double>();
+  };
+  const double alone = perplexity("--query-block 1");
+  EXPECT_EQ(perplexity(""), alone);  // what this indexer's file says
+  EXPECT_NE(perplexity("--query-block 8"), alone);
+  EXPECT_EQ(run(command + "--query-block 0").status, 2);
+  EXPECT_EQ(run(command + "--query-block 65").status, 2);
+}
+
 TEST_F(Program, PerplexityAtSeveralBudgetsGoesOnWhereItWas) {
   const std::string part = (folder_.path() / "ppl.part").string();
   const std::string command = "eval ppl --text '" + text_ +

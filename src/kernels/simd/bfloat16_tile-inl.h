@@ -125,7 +125,7 @@ HWY_INLINE __m512 power_of_two(__m512 x) {
 
 // Makes what the exponentials of a row group are relative to its largest scores, where those are above it by
 // more than kTopSlack.
-HWY_NOINLINE void raise_tops(const PairTile& tile, size_t group, __m512 largest, __mmask16 above) {
+inline HWY_NOINLINE void raise_tops(const PairTile& tile, size_t group, __m512 largest, __mmask16 above) {
   float* top = tile.top + group * kRowLanes;
   float* total = tile.total + group * kRowLanes;
   const __m512 before = _mm512_load_ps(top);
