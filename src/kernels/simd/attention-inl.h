@@ -219,14 +219,19 @@ inline void fold_tile(const AttentionTile& tile, size_t heads_per_group, ptrdiff
   }
 }
 
-// Row q * heads_per_group + h of the tile is query q of the block, head h of the group.
+// Where a row of a block lies in q and out: row q * heads_per_group + h is query q of the block, head h of
+// the group.
+inline size_t row_at(const AttentionArgs& args, size_t first_query, size_t kv_head, size_t row) {
+  const size_t heads_per_group = args.heads / args.kv.kv_heads;
+  const size_t query = first_query + row / heads_per_group;
+  return (query * args.heads + kv_head * heads_per_group + row % heads_per_group) * args.kv.head_dim;
+}
+
 inline void begin_block(const AttentionTile& tile, const AttentionArgs& args, size_t first_query,
                         size_t kv_head) {
-  const size_t heads_per_group = args.heads / args.kv.kv_heads;
   const size_t dim = args.kv.head_dim;
   for (size_t row = 0; row < tile.rows; ++row) {
-    const size_t query = first_query + row / heads_per_group;
-    const float* q = args.q + (query * args.heads + kv_head * heads_per_group + row % heads_per_group) * dim;
+    const float* q = args.q + row_at(args, first_query, kv_head, row);
     float* to = tile.q + row * tile.padded_dim;
     for (size_t d = 0; d < dim; ++d) to[d] = q[d] * args.scale;
     std::fill(to + dim, to + tile.padded_dim, 0.0f);
@@ -238,11 +243,9 @@ inline void begin_block(const AttentionTile& tile, const AttentionArgs& args, si
 
 inline void end_block(const AttentionTile& tile, const AttentionArgs& args, size_t first_query,
                       size_t kv_head) {
-  const size_t heads_per_group = args.heads / args.kv.kv_heads;
   const size_t dim = args.kv.head_dim;
   for (size_t row = 0; row < tile.rows; ++row) {
-    const size_t query = first_query + row / heads_per_group;
-    float* out = args.out + (query * args.heads + kv_head * heads_per_group + row % heads_per_group) * dim;
+    float* out = args.out + row_at(args, first_query, kv_head, row);
     const VF total = hn::LoadU(F32(), tile.total + row * kLanes);
     const float inverse = 1.0f / hn::GetLane(hn::SumOfLanes(F32(), total));
     for (size_t d = 0; d < dim; ++d) out[d] = tile.out[row * tile.padded_dim + d] * inverse;

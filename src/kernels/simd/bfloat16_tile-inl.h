@@ -251,8 +251,7 @@ inline void begin_pair_block(const PairTile& tile, const AttentionArgs& args, co
         args.selection == nullptr
             ? args.first_visible + query + 1
             : args.selection->count(query, args.selection->groups == 1 ? 0 : keys.kv_head));
-    const float* q =
-        args.q + (query * args.heads + keys.kv_head * heads_per_group + live % heads_per_group) * dim;
+    const float* q = args.q + row_at(args, first_query, keys.kv_head, live);
     uint32_t* to = tile.q + row / kRowLanes * tile.pairs() * kRowLanes + row % kRowLanes;
     for (size_t d = 0; d < tile.padded_dim; d += 32) {
       const __m512 low = load_first(q + std::min(d, dim), dim - std::min(d, dim)).raw;
@@ -269,13 +268,11 @@ inline void begin_pair_block(const PairTile& tile, const AttentionArgs& args, co
 
 inline void end_pair_block(const PairTile& tile, const AttentionArgs& args, size_t kv_head,
                            size_t first_query) {
-  const size_t heads_per_group = args.heads / args.kv.kv_heads;
-  const size_t dim = args.kv.head_dim;
   for (size_t row = 0; row < tile.rows; ++row) {
-    const size_t query = first_query + row / heads_per_group;
-    float* out = args.out + (query * args.heads + kv_head * heads_per_group + row % heads_per_group) * dim;
+    float* out = args.out + row_at(args, first_query, kv_head, row);
+    const float* sums = tile.out + row * tile.padded_dim;
     const float inverse = 1.0f / tile.total[row];
-    for (size_t d = 0; d < dim; ++d) out[d] = tile.out[row * tile.padded_dim + d] * inverse;
+    for (size_t d = 0; d < args.kv.head_dim; ++d) out[d] = sums[d] * inverse;
   }
 }
 
