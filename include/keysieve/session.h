@@ -45,7 +45,8 @@ struct SessionOptions {
   // for always do. Empty: all. What one layer's selection costs in quality shows so.
   std::vector<size_t> sparse_layers;
   // Neighbouring queries of a prompt that choose their positions together, from a position that is a multiple
-  // of it on: faster, since their keys are read once. 0: the indexer's own (1 for seed indexers).
+  // of it on: faster, with one choice for all, whose keys AVX-512 BF16 reads once. At most kMostQueryBlock;
+  // 0: the indexer's own (1 for seed indexers).
   static constexpr size_t kMostQueryBlock = 64;
   size_t query_block = 0;
   // A query with more candidates than the budget reads only the fewest positions that the indexer expects to

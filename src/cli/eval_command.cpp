@@ -71,7 +71,6 @@ SessionOptions EvalArguments::session_options(const LanguageModel& language_mode
   if (!given.wants_indexer()) {  // the baselines need none
     given.budget = 0;
     given.sparse_layers.clear();
-    given.query_block = 0;
   }
   SessionOptions options = given.session_options(language_model);
   if (sparse.budget != 0) options.budget = sparse.budget;

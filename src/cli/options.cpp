@@ -178,8 +178,8 @@ void SparseArguments::add(CLI::App& app, Aliases aliases, Selection takes) {
       ->expected(1, takes == Selection::or_file ? 2 : 1)
       ->allow_extra_args(false);
   app.add_option("--query-block", query_block,
-                 "neighbouring queries of a prompt that choose their positions together, and read them once; "
-                 "without it, the indexer's own")
+                 "neighbouring queries of a prompt that choose their positions together; without it, the "
+                 "indexer's own")
       ->check(CLI::Range(size_t{1}, SessionOptions::kMostQueryBlock))
       ->type_name("N")
       ->take_last();

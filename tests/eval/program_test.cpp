@@ -158,6 +158,7 @@ TEST_F(Program, NeighboursChooseTogetherWhereAsked) {
   EXPECT_NE(perplexity("--query-block 8"), alone);
   EXPECT_EQ(run(command + "--query-block 0").status, 2);
   EXPECT_EQ(run(command + "--query-block 65").status, 2);
+  EXPECT_EQ(run("eval ppl --text '" + text_ + "' --window 256 --dense --query-block 4").status, 2);
 }
 
 TEST_F(Program, PerplexityAtSeveralBudgetsGoesOnWhereItWas) {

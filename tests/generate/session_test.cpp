@@ -387,6 +387,9 @@ TEST_F(SessionTest, OptionsThatMakeNoSenseAreRefused) {
   options.cache = CacheKind::tiered;
   expect_error(ErrorKind::usage, {"indexer"}, [&] { Session(model_, options); });
   expect_error(ErrorKind::usage, {"9", "sinks 2", "recent 8"}, [&] { Session(model_, sparse(9)); });
+  options = sparse(20);
+  options.query_block = SessionOptions::kMostQueryBlock + 1;
+  expect_error(ErrorKind::usage, {"query block", "65", "at most 64"}, [&] { Session(model_, options); });
   LoadOptions load;
   load.kernels = "abacus";
   expect_error(ErrorKind::usage, {"abacus", "reference"}, [&] { (void)TinyWorld::get().load(load); });

