@@ -120,7 +120,8 @@ class Kernels {
 
   // All jobs in one parallel pass. x [tokens, columns]; every weight has the same number of columns. A family
   // that rounds x for quantised weights leaves `exact_values` of each token (at most kMostExactValues) as
-  // they are, those whose size would make the rounding of their neighbours coarsest (docs/decisions/0018).
+  // they are, those whose size would make the rounding of their neighbours coarsest (docs/decisions/0018);
+  // twice as many where it rounds by 64 columns in place of 32 (0023).
   virtual void matmul(std::span<const MatmulJob> jobs, const float* x, size_t tokens, KernelScratch& scratch,
                       const Threads& threads, size_t exact_values = 0) const = 0;
 

@@ -22,27 +22,27 @@ std::string describe(const AffineFormat& f) {
          (f.zero_point ? ", zero point" : "");
 }
 
-// One token's activations as an int8 product sees them: rounded by groups of 32, but for `exact` values, each
-// the largest of the group whose steps are coarsest at its turn.
-std::vector<double> rounded_activations(std::vector<float> x, size_t exact) {
+// One token's activations as an int8 product sees them: rounded by groups of `shared` columns, but for
+// `exact` values, each the largest of the group whose steps are coarsest at its turn.
+std::vector<double> rounded_activations(std::vector<float> x, size_t shared, size_t exact) {
   std::vector<double> kept(x.size(), 0.0);
   const auto top_of = [&](size_t group) {
     float top = 0;
-    for (size_t c = group * 32; c < group * 32 + 32; ++c) top = std::max(top, std::fabs(x[c]));
+    for (size_t c = group * shared; c < (group + 1) * shared; ++c) top = std::max(top, std::fabs(x[c]));
     return top;
   };
   const auto step_of = [&](size_t group) { return top_of(group) / 127.0f; };
   for (; exact > 0; --exact) {
     size_t coarsest = 0;
-    for (size_t g = 1; g < x.size() / 32; ++g) coarsest = step_of(g) > step_of(coarsest) ? g : coarsest;
-    size_t largest = coarsest * 32;
-    for (size_t c = largest; c < coarsest * 32 + 32; ++c) {
+    for (size_t g = 1; g < x.size() / shared; ++g) coarsest = step_of(g) > step_of(coarsest) ? g : coarsest;
+    size_t largest = coarsest * shared;
+    for (size_t c = largest; c < (coarsest + 1) * shared; ++c) {
       largest = std::fabs(x[c]) > std::fabs(x[largest]) ? c : largest;
     }
     kept[largest] = static_cast<double>(std::exchange(x[largest], 0.0f));
   }
   for (size_t c = 0; c < x.size(); ++c) {
-    const float top = top_of(c / 32);
+    const float top = top_of(c / shared);
     const float code = top > 0 ? std::nearbyint(x[c] * (127.0f / top)) : 0.0f;
     kept[c] += static_cast<double>(code) * static_cast<double>(top / 127.0f);
   }
@@ -50,13 +50,15 @@ std::vector<double> rounded_activations(std::vector<float> x, size_t exact) {
 }
 
 // What an int8-activation product gives: activations rounded, everything else exact (in double).
-std::vector<float> quantized_product(const MemoryMatrix& w, const std::vector<float>& x, size_t tokens,
-                                     size_t exact) {
+std::vector<float> quantized_product(std::string_view family, const MemoryMatrix& w,
+                                     const std::vector<float>& x, size_t tokens, size_t exact) {
+  // On AVX-512 activations share a scale in 64 columns where weights do, else in 32.
+  const size_t shared = family.starts_with("avx512") && w.affine()->group % 64 == 0 ? 64 : 32;
   std::vector<float> out(tokens * w.rows());
   for (size_t t = 0; t < tokens; ++t) {
     const auto first = x.begin() + static_cast<ptrdiff_t>(t * w.columns());
-    const std::vector<double> rounded =
-        rounded_activations({first, first + static_cast<ptrdiff_t>(w.columns())}, exact);
+    const std::vector<double> rounded = rounded_activations(
+        {first, first + static_cast<ptrdiff_t>(w.columns())}, shared, exact * shared / 32);
     for (size_t r = 0; r < w.rows(); ++r) {
       double sum = 0;
       for (size_t c = 0; c < w.columns(); ++c) sum += static_cast<double>(w.value(r, c)) * rounded[c];
@@ -103,8 +105,9 @@ TEST(Matmul, EveryQuantizedFormatMatchesItsTwinOnEveryFamily) {
             const MemoryMatrix w = MemoryMatrix::quantized(format, rows, columns, rows * 1000 + columns);
             const std::vector<float> x = Random(tokens).values(tokens * columns, -3.0f, 3.0f);
             for (const size_t exact : {0, 3}) {
-              const auto expected = kernels->name() == "reference" ? exact_product(w, x, tokens)
-                                                                   : quantized_product(w, x, tokens, exact);
+              const auto expected = kernels->name() == "reference"
+                                        ? exact_product(w, x, tokens)
+                                        : quantized_product(kernels->name(), w, x, tokens, exact);
               // Sums of about 256 products of size 0.3: fp32 rounding of partial sums stays under 1e-4.
               EXPECT_LT(largest_difference(run(*kernels, w, x, tokens, 2, exact), expected), 1e-4f)
                   << rows << " x " << columns << ", " << tokens << " tokens, " << exact << " exact";

@@ -5,7 +5,8 @@
 
 namespace keysieve::simd {
 
-// Activations rounded to int8 by groups of 32 columns: value = scale * code, codes -127 .. 127.
+// Activations rounded to int8 by groups of 32 columns, or of 64, whose two halves then have the same scale:
+// value = scale * code, codes -127 .. 127.
 struct ActivationView {
   const int8_t* codes;       // [tokens, columns]
   const float* scales;       // [tokens, columns / 32]

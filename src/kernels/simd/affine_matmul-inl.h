@@ -17,12 +17,11 @@
 // Quantised matrix products: unsigned codes of 16 rows (a panel) times int8 activations, exact in int32
 // within each group of 32 columns, then
 //   out += activation_scale * (scale * dot + sum(activations) * bias)
-// in fp32. What two dots share is multiplied once: with 16 columns per scale the activations', with 64 the
-// weights'. A zero point in place of a bias costs no float work: the integer sum starts at
-// -zero_point * sum(activations). Decode (up to kDecodeTokens: one sequence, or several side by side) unpacks
-// codes in registers as they stream from memory; prefill unpacks a panel once into bytes in L2 and runs all
-// tokens over it. Both do the same operations in the same order for each output, so a token's result does not
-// depend on how many came with it.
+// in fp32. The activations' scale is multiplied once for two dots of 16 columns. A zero point in place of a
+// bias costs no float work: the integer sum starts at -zero_point * sum(activations). Decode (up to
+// kDecodeTokens: one sequence, or several side by side) unpacks codes in registers as they stream from
+// memory; prefill unpacks a panel once into bytes in L2 and runs all tokens over it. Both do the same
+// operations in the same order for each output, so a token's result does not depend on how many came with it.
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
@@ -140,21 +139,16 @@ struct PanelScale {
 // What one token contributes to a unit beside its codes.
 template <class Kind>
 struct TokenUnit {
-  VF scale[Kind::kUnitGroups];
+  VF scale;
   VF scaled_sum;  // unused with a zero point
 };
 
 template <class Kind>
 HWY_INLINE TokenUnit<Kind> token_unit(const ActivationView& x, size_t token, size_t group) {
   const size_t at = token * (x.columns / kGroup) + group;
-  TokenUnit<Kind> unit;
   float scaled_sum = 0.0f;
-  for (size_t i = 0; i < Kind::kUnitGroups; ++i) {
-    unit.scale[i] = hn::Set(F32(), x.scales[at + i]);
-    if constexpr (!Kind::kHasZeroPoint) scaled_sum += x.scaled_sums[at + i];
-  }
-  unit.scaled_sum = hn::Set(F32(), scaled_sum);
-  return unit;
+  for (size_t i = 0; i < Kind::kUnitGroups && !Kind::kHasZeroPoint; ++i) scaled_sum += x.scaled_sums[at + i];
+  return {hn::Set(F32(), x.scales[at]), hn::Set(F32(), scaled_sum)};
 }
 
 // Where the integer sum of one run of the unit at `group` starts: (kCodeShift - zero_point) * sum of the
@@ -163,32 +157,29 @@ template <class Kind>
 HWY_INLINE VI first_sum(const ActivationView& x, size_t token, size_t group, int run, int zero_point) {
   constexpr int kShift = kCodeShift<Kind::kBits>;
   if constexpr (!Kind::kHasZeroPoint && kShift == 0) return hn::Zero(I32());
-  const size_t at = token * (x.columns / kGroup) + group + (Kind::kWide ? static_cast<size_t>(run) : 0);
+  const size_t at = token * (x.columns / kGroup) + group;
   int32_t sum = x.sums[at];
-  if constexpr (Kind::kScaleRuns == 2) sum = run == 0 ? x.first_sums[at] : sum - x.first_sums[at];
+  for (size_t i = 1; i < Kind::kUnitGroups; ++i) sum += x.sums[at + i];
+  if constexpr (Kind::kRuns == 2) sum = run == 0 ? x.first_sums[at] : sum - x.first_sums[at];
   return hn::Set(I32(), (kShift - zero_point) * sum);
 }
 
-// A unit's sums over its runs of the dot times what differs between these: the weights' scale, or the token's
-// where the weights' is wide. Run 0 begins them.
-template <class Kind>
-HWY_INLINE void weigh_run(VF* weighted, int run, const PanelSums& dots, const PanelScale& p,
-                          const TokenUnit<Kind>& token) {
+// A unit's sums over its runs of the dot times the weights' scale. Run 0 begins them.
+HWY_INLINE void weigh_run(VF* weighted, int run, const PanelSums& dots, const PanelScale& p) {
   for (size_t i = 0; i < kVectorsPerPanel; ++i) {
     const VF dot = hn::ConvertTo(F32(), dots.v[i]);
-    const VF weight = Kind::kWide ? token.scale[run % static_cast<int>(Kind::kUnitGroups)] : p.scale[i];
-    weighted[i] = run == 0 ? hn::Mul(dot, weight) : hn::MulAdd(dot, weight, weighted[i]);
+    weighted[i] = run == 0 ? hn::Mul(dot, p.scale[i]) : hn::MulAdd(dot, p.scale[i], weighted[i]);
   }
 }
 
-// acc += weighted * the factor that a unit's runs share [+ activation_scale * sum * bias]. 16 columns per
-// scale come with a zero point.
+// acc += weighted * activation_scale [+ activation_scale * sum * bias]. 16 columns per scale come with a zero
+// point.
 template <class Kind>
 HWY_INLINE void accumulate_unit(VF* acc, const VF* weighted, const PanelScale& p,
                                 const TokenUnit<Kind>& token) {
-  static_assert(Kind::kScaleRuns == 1 || Kind::kHasZeroPoint);
+  static_assert(Kind::kRuns == 1 || Kind::kHasZeroPoint);
   for (size_t i = 0; i < kVectorsPerPanel; ++i) {
-    acc[i] = hn::MulAdd(weighted[i], Kind::kWide ? p.scale[i] : token.scale[0], acc[i]);
+    acc[i] = hn::MulAdd(weighted[i], token.scale, acc[i]);
     if constexpr (!Kind::kHasZeroPoint) acc[i] = hn::MulAdd(p.bias[i], token.scaled_sum, acc[i]);
   }
 }
@@ -281,9 +272,9 @@ inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t 
         sums[run][t].start(first_sum<Kind>(x, first_token + t, g, run, zero_point));
       }
     }
-    decode_group<Kind>(sums[0], sums[Kind::kScaleRuns - 1], codes, x, first_token, g);
+    decode_group<Kind>(sums[0], sums[Kind::kRuns - 1], codes, x, first_token, g);
     if constexpr (Kind::kWide) {
-      decode_group<Kind>(sums[1], sums[1], codes + kCodeBytes, x, first_token, g + 1);
+      decode_group<Kind>(sums[0], sums[0], codes + kCodeBytes, x, first_token, g + 1);
     }
     PanelScale p;
     VF weighted[kTokens][kVectorsPerPanel];
@@ -296,7 +287,7 @@ inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t 
         if constexpr (!Kind::kHasZeroPoint) p.bias[i] = load_half(biases + at + i * kLanes);
       }
       for (size_t t = 0; t < kTokens; ++t) {
-        weigh_run<Kind>(weighted[t], run, sums[run][t].finish(), p, token_unit<Kind>(x, first_token + t, g));
+        weigh_run(weighted[t], run, sums[run][t].finish(), p);
       }
     }
     for (size_t t = 0; t < kTokens; ++t) {
@@ -363,12 +354,10 @@ inline void prefill_tile(const AffineOutput& out, const std::byte* unpacked, siz
         for (size_t p = 0; p < kPanels; ++p) sums[t][p].start(from);
       }
       tile_dots<Kind, kTokens, kPanels>(sums, unpacked, run, codes);
-      const size_t scale_run = Kind::kWide ? 0 : static_cast<size_t>(run);
       for (size_t p = 0; p < kPanels; ++p) {
-        load_vectors(scale[p].scale, unpacked + Layout::scale_at(scale_run, p));
+        load_vectors(scale[p].scale, unpacked + Layout::scale_at(static_cast<size_t>(run), p));
         for (size_t t = 0; t < kTokens; ++t) {
-          weigh_run<Kind>(weighted[t][p], run, sums[t][p].finish(), scale[p],
-                          token_unit<Kind>(x, first_token + t, g));
+          weigh_run(weighted[t][p], run, sums[t][p].finish(), scale[p]);
         }
       }
     }
@@ -394,13 +383,17 @@ constexpr size_t tile_tokens(size_t panels, int runs) {
   if (runs == 2) return 8 / panels;
   return panels == 4 ? 3 : panels == 2 ? 6 : 8;
 }
-// Units of 64 columns: 163 for 153 of MLX's 4 bits, but 101 for 110 on AVX2, which has half the registers.
+// Units of 64 columns: 178 for 165 of MLX's 4 bits (Zen 4), but 104 for 112 on AVX2, whose sums in int16 have
+// to be widened halfway.
 inline constexpr bool kWideUnits = true;
 #else
 inline constexpr size_t kTilePanels = 1;
 constexpr size_t tile_tokens(size_t, int runs) { return runs == 2 ? 2 : 3; }
 inline constexpr bool kWideUnits = false;
 #endif
+
+// Whether 64 columns share a scale and a bias, so that activations are rounded by 64 for this weight.
+inline bool has_wide_units(const PackedAffine& w) { return kWideUnits && w.format.group % 64 == 0; }
 
 template <class Kind, size_t kPanels>
 inline void prefill_panels(const AffineOutput& out, const PackedAffine& w, size_t first_panel,
@@ -469,7 +462,7 @@ inline void affine_matmul(const MatmulJob& job, const PackedAffine& w, size_t fi
   const bool zero = w.format.zero_point.has_value();
   const auto run_wide = [&]<class Wide, class Narrow>(Wide, Narrow narrow) HWY_ATTR {
     if constexpr (kWideUnits) {
-      if (w.format.group % 64 == 0) return run(Wide());
+      if (has_wide_units(w)) return run(Wide());
     }
     run(narrow);
   };

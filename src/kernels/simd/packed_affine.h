@@ -11,7 +11,7 @@
 namespace keysieve::simd {
 
 inline constexpr size_t kPanelRows = 16;  // one 512-bit vector of int32 sums, two 256-bit ones
-inline constexpr size_t kGroup = 32;      // columns per unit of the layout and per activation scale
+inline constexpr size_t kGroup = 32;  // columns per unit of the layout; one or two have an activation scale
 inline constexpr size_t kStepBytes = 64;  // 16 rows x 4 columns: the operand of one u8 x s8 dot product step
 inline constexpr size_t kSteps = kGroup / 4;
 

@@ -55,6 +55,7 @@ HWY_INLINE VF inverse_of(VF top) {
 
 // kLanes groups from group g: lane i of every vector of sums is group g + i's, so that maxima, divisions and
 // sums of codes are done for all of them at once.
+template <size_t kShared>
 inline void quantize_groups(const QuantizedToken& out, const float* x, size_t g) {
   constexpr size_t kQuads = kLanes / 4;
   x += g * kGroup;
@@ -65,7 +66,8 @@ inline void quantize_groups(const QuantizedToken& out, const float* x, size_t g)
     for (size_t i = 0; i < 4; ++i) largest[i] = largest_magnitudes(x + (q * 4 + i) * kGroup);
     quads[0][q] = quad_of(largest, Larger());
   }
-  const VF top = sum_of_quads(quads[0], Larger());
+  VF top = sum_of_quads(quads[0], Larger());
+  if constexpr (kShared == 2) top = hn::Max(top, hn::Reverse2(F32(), top));
   HWY_ALIGN float inverse[kLanes];
   hn::Store(inverse_of(top), F32(), inverse);
   for (size_t q = 0; q < kQuads; ++q) {
@@ -87,36 +89,49 @@ inline void quantize_groups(const QuantizedToken& out, const float* x, size_t g)
   hn::StoreU(hn::ConvertTo(I32(), first), I32(), out.first_sums + g);
 }
 
-// Group g from its values x [32].
-inline void quantize_group(const QuantizedToken& out, const float* x, size_t g) {
-  const float top = hn::GetLane(hn::MaxOfLanes(F32(), largest_magnitudes(x)));
-  VF first, last;
-  round_group(out.codes + g * kGroup, x, inverse_of(hn::Set(F32(), top)), first, last);
-  const float first_sum = hn::GetLane(hn::SumOfLanes(F32(), first));
-  const float sum = first_sum + hn::GetLane(hn::SumOfLanes(F32(), last));
-  out.scales[g] = top / 127.0f;
-  out.scaled_sums[g] = out.scales[g] * sum;
-  out.sums[g] = static_cast<int32_t>(sum);
-  out.first_sums[g] = static_cast<int32_t>(first_sum);
+// The largest magnitude of the kShared groups x [kShared * 32].
+template <size_t kShared>
+HWY_INLINE VF top_of_groups(const float* x) {
+  VF largest = largest_magnitudes(x);
+  for (size_t i = 1; i < kShared; ++i) largest = hn::Max(largest, largest_magnitudes(x + i * kGroup));
+  return hn::MaxOfLanes(F32(), largest);
 }
 
-// Rounds one token's x [columns] to int8 by groups of 32: scale = max|x| / 127, code = round(x * 127 /
-// max|x|).
+// The kShared groups from g on, which share a scale, from their values x [kShared * 32].
+template <size_t kShared>
+inline void quantize_group(const QuantizedToken& out, const float* x, size_t g) {
+  const VF top = top_of_groups<kShared>(x);
+  for (size_t end = g + kShared; g < end; ++g, x += kGroup) {
+    VF first, last;
+    round_group(out.codes + g * kGroup, x, inverse_of(top), first, last);
+    const float first_sum = hn::GetLane(hn::SumOfLanes(F32(), first));
+    const float sum = first_sum + hn::GetLane(hn::SumOfLanes(F32(), last));
+    out.scales[g] = hn::GetLane(top) / 127.0f;
+    out.scaled_sums[g] = out.scales[g] * sum;
+    out.sums[g] = static_cast<int32_t>(sum);
+    out.first_sums[g] = static_cast<int32_t>(first_sum);
+  }
+}
+
+// Rounds one token's x [columns] to int8, kShared groups of 32 by one scale: scale = max|x| / 127, code =
+// round(x * 127 / max|x|).
+template <size_t kShared>
 inline void quantize_token(const QuantizedToken& out, const float* x, size_t columns) {
   const size_t groups = columns / kGroup;
   if (groups < kLanes) {
-    for (size_t g = 0; g < groups; ++g) quantize_group(out, x + g * kGroup, g);
+    for (size_t g = 0; g < groups; g += kShared) quantize_group<kShared>(out, x + g * kGroup, g);
     return;
   }
-  for (size_t g = 0; g + kLanes <= groups; g += kLanes) quantize_groups(out, x, g);
+  for (size_t g = 0; g + kLanes <= groups; g += kLanes) quantize_groups<kShared>(out, x, g);
   // The last groups together with some that are done already: the same results once more.
-  if (groups % kLanes != 0) quantize_groups(out, x, groups - kLanes);
+  if (groups % kLanes != 0) quantize_groups<kShared>(out, x, groups - kLanes);
 }
 
-// Where the largest magnitude of a group's values x [32] is; 0 where one is no number.
-inline size_t largest_of_group(const float* x) {
-  const VF top = hn::MaxOfLanes(F32(), largest_magnitudes(x));
-  for (size_t i = 0; i < kGroup; i += kLanes) {
+// Where the largest magnitude of x [kShared * 32] is; 0 where one is no number.
+template <size_t kShared>
+inline size_t largest_of_groups(const float* x) {
+  const VF top = top_of_groups<kShared>(x);
+  for (size_t i = 0; i < kShared * kGroup; i += kLanes) {
     const auto found = hn::FindFirstTrue(F32(), hn::Eq(hn::Abs(hn::LoadU(F32(), x + i)), top));
     if (found >= 0) return i + static_cast<size_t>(found);
   }
@@ -136,27 +151,29 @@ inline size_t coarsest_group(const float* scales, size_t groups) {
   return static_cast<size_t>(std::max_element(scales + groups / kLanes * kLanes, scales + groups) - scales);
 }
 
-// Of a token that is rounded: takes the largest value out of the group with the coarsest scale and rounds the
-// rest of that group again, `exact` times (at most kMostExactValues). values and at [exact]: what was taken
-// out, and its column; each two of them in the order of their columns.
+// Of a token that is rounded: takes the largest value out of what shares the coarsest scale and rounds the
+// rest of that again, `exact` times (at most kShared * kMostExactValues). values and at [exact]: what was
+// taken out, and its column; each two of them in the order of their columns.
+template <size_t kShared>
 inline void take_out_largest(const QuantizedToken& out, const float* x, size_t columns, size_t exact,
                              float* values, uint32_t* at) {
-  HWY_ALIGN float rest[kMostExactValues][kGroup];  // groups less what was taken out of them
-  size_t group_of[kMostExactValues];
+  constexpr size_t kColumns = kShared * kGroup;
+  HWY_ALIGN float rest[kMostExactValues * kShared][kColumns];  // groups less what was taken out of them
+  size_t group_of[kMostExactValues * kShared];
   size_t changed = 0;
   for (size_t n = 0; n < exact; ++n) {
-    const size_t g = coarsest_group(out.scales, columns / kGroup);
+    const size_t g = coarsest_group(out.scales, columns / kGroup) / kShared * kShared;
     const size_t known = static_cast<size_t>(std::find(group_of, group_of + changed, g) - group_of);
     float* group = rest[known];
     if (known == changed) {
       group_of[changed++] = g;
-      std::copy_n(x + g * kGroup, kGroup, group);
+      std::copy_n(x + g * kGroup, kColumns, group);
     }
-    const size_t largest = largest_of_group(group);
+    const size_t largest = largest_of_groups<kShared>(group);
     values[n] = group[largest];
     at[n] = static_cast<uint32_t>(g * kGroup + largest);
     group[largest] = 0.0f;
-    quantize_group(out, group, g);
+    quantize_group<kShared>(out, group, g);
     if (n % 2 == 1 && at[n - 1] > at[n]) {
       std::swap(at[n - 1], at[n]);
       std::swap(values[n - 1], values[n]);

@@ -53,14 +53,17 @@ class SimdKernels : public Kernels {
   void matmul(std::span<const MatmulJob> jobs, const float* x, size_t tokens, KernelScratch& scratch,
               const Threads& threads, size_t exact_values) const override {
     if (jobs.empty() || tokens == 0) return;
-    bool any_affine = false;
+    bool any_affine = false, any_wide = false;
     size_t panels = 0;
     for (const MatmulJob& job : jobs) {
-      any_affine = any_affine || dynamic_cast<const PackedAffine*>(job.weight) != nullptr;
+      const auto* affine = dynamic_cast<const PackedAffine*>(job.weight);
+      any_affine = any_affine || affine != nullptr;
+      any_wide = any_wide || (affine != nullptr && has_wide_units(*affine));
       panels += (job.weight->rows() + kPanelRows - 1) / kPanelRows;
     }
+    const auto round = any_wide ? &quantize<2> : &quantize<1>;
     const ActivationView quantized =
-        any_affine ? quantize(x, tokens, jobs[0].weight->columns(), scratch, threads, exact_values)
+        any_affine ? round(x, tokens, jobs[0].weight->columns(), scratch, threads, exact_values)
                    : ActivationView{};
     const std::vector<Part> parts = split(jobs, panels, tokens, threads);
     threads.run(parts.size(), [&](size_t i, int worker) {
@@ -172,10 +175,13 @@ class SimdKernels : public Kernels {
     return parts;
   }
 
-  // Rounds x to int8 in the shared scratch.
+  // Rounds x to int8 in the shared scratch, kShared groups by one scale and kShared * per_group values not at
+  // all: a scale of two groups has twice the values to coarsen it (docs/decisions/0023).
+  template <size_t kShared>
   static ActivationView quantize(const float* x, size_t tokens, size_t columns, KernelScratch& scratch,
-                                 const Threads& threads, size_t taken_out) {
-    const size_t exact = (taken_out + 1) / 2 * 2;  // ExactColumns takes two at a time
+                                 const Threads& threads, size_t per_group) {
+    const size_t taken_out = kShared * per_group;
+    const size_t exact = (taken_out + 1) / 2 * 2;  // add_exact takes two at a time
     const size_t groups = columns / kGroup;
     const size_t values = tokens * groups;
     std::byte* memory = shared_scratch(
@@ -191,11 +197,11 @@ class SimdKernels : public Kernels {
       const size_t at = t * groups;
       const QuantizedToken token{codes + t * columns, scales + at, scaled_sums + at, sums + at,
                                  first_sums + at};
-      quantize_token(token, x + t * columns, columns);
+      quantize_token<kShared>(token, x + t * columns, columns);
       std::fill_n(exact_values + t * exact, exact, 0.0f);
       std::fill_n(exact_columns + t * exact, exact, 0u);
-      take_out_largest(token, x + t * columns, columns, taken_out, exact_values + t * exact,
-                       exact_columns + t * exact);
+      take_out_largest<kShared>(token, x + t * columns, columns, taken_out, exact_values + t * exact,
+                                exact_columns + t * exact);
     };
     if (tokens <= kDecodeTokens) {
       for (size_t t = 0; t < tokens; ++t) one(t);

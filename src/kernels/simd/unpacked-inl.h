@@ -19,16 +19,16 @@ using VU8 = hn::Vec<hn::ScalableTag<uint8_t>>;
 
 // What changes from matrix to matrix, fixed at compile time: code bits, columns per scale (16 for Q6_K, 64
 // for MLX's groups of 64 and of multiples of that, 32 for all others), and whether the bias is -zero_point *
-// scale. Products go by units of columns: a group of 32, or the two of 64 columns. A unit of 16 or 64 columns
-// per scale has two runs, whose dots are weighed and added before one factor that both share.
+// scale. Products go by units of columns: a group of 32, or two of them where 64 columns share a scale, of
+// the weights and of the activations. A unit of 16 columns per scale has two runs, whose dots are weighed and
+// added before the activations' scale, which both share.
 template <int kCodeBits, int kScaleColumns, bool kZeroPoint>
 struct AffineKind {
   static constexpr int kBits = kCodeBits;
   static constexpr bool kWide = kScaleColumns == 64;
   static constexpr size_t kUnitGroups = kWide ? 2 : 1;
-  static constexpr int kRuns = kScaleColumns == 32 ? 1 : 2;       // of a unit
-  static constexpr int kScaleRuns = kScaleColumns == 16 ? 2 : 1;  // scales of a group of 32
-  static constexpr int kStepsPerRun = static_cast<int>(kSteps) / kScaleRuns;
+  static constexpr int kRuns = kScaleColumns == 16 ? 2 : 1;  // of a unit
+  static constexpr int kStepsPerRun = static_cast<int>(kUnitGroups * kSteps) / kRuns;
   static constexpr bool kHasZeroPoint = kZeroPoint;
 };
 
@@ -77,13 +77,13 @@ HWY_INLINE StepCodes unpack_step(const uint8_t* group) {
 }
 
 // kPanels neighbouring panels unpacked for prefill, one record a group, so that a tile walks one pointer:
-// codes [8 steps, kPanels, 64 bytes], scales [kScaleRuns, kPanels, 16 floats], biases [kPanels, 16 floats]
+// codes [8 steps, kPanels, 64 bytes], scales [kRuns, kPanels, 16 floats], biases [kPanels, 16 floats]
 // (none with a zero point).
 template <class Kind, size_t kPanels>
 struct Unpacked {
   static constexpr size_t kScalesAt = kSteps * kPanels * kStepBytes;
   static constexpr size_t kVectorBytes = kPanelRows * sizeof(float);
-  static constexpr size_t kBiasesAt = kScalesAt + Kind::kScaleRuns * kPanels * kVectorBytes;
+  static constexpr size_t kBiasesAt = kScalesAt + Kind::kRuns * kPanels * kVectorBytes;
   static constexpr size_t kGroupBytes = kBiasesAt + (Kind::kHasZeroPoint ? 0 : kPanels * kVectorBytes);
 
   static constexpr size_t code_at(size_t step, size_t panel) { return (step * kPanels + panel) * kStepBytes; }
@@ -125,8 +125,8 @@ inline void unpack_panel(std::byte* out, const PackedAffine& w, size_t first_pan
     unpack_to<Kind, kPanels, 5>(out, codes, index);
     unpack_to<Kind, kPanels, 6>(out, codes, index);
     unpack_to<Kind, kPanels, 7>(out, codes, index);
-    for (size_t run = 0; run < Kind::kScaleRuns; ++run) {
-      const size_t at = (g * kGroup + run * (kGroup / Kind::kScaleRuns)) / scale_columns * kPanelRows;
+    for (size_t run = 0; run < Kind::kRuns; ++run) {
+      const size_t at = (g * kGroup + run * (kGroup / Kind::kRuns)) / scale_columns * kPanelRows;
       widen_to(out + Layout::scale_at(run, index), scales + at);
       if constexpr (!Kind::kHasZeroPoint) widen_to(out + Layout::bias_at(index), biases + at);
     }
