@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The model card's own size: `./run bench full-size [--parts load,memory,speed,long]`.
+"""The model card's own size: `./run bench full-size [--parts load,memory,speed,long,mlx]`.
 
 Writes a model of Qwen3-8B's shape with random weights (bench/full_size_model.cpp: 36 layers as two MLX shards, an
 indexer of 72 million parameters, and a GGUF with the same weights; 10 GB) and measures, on two formats of one model:
@@ -8,6 +8,7 @@ load    seconds until the model is ready, and the peak of memory against the fil
 memory  bytes of the KV cache at 4K to 32K, asked of the allocator
 speed   prefill and decode beside llama.cpp and ik_llama.cpp (bench/peers.py with --full-size)
 long    a 32,000-token prompt through a fixed cache that cuts after each chunk: resident memory on the way
+mlx     mlx-lm's CPU build on the same folder and a prompt of 32 tokens, keysieve beside it
 
 What such a model says is noise; the work is that of the real one.
 """
@@ -26,7 +27,7 @@ from memory import long_prompt, resident_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "build" / "keysieve"
-PARTS = ("load", "memory", "speed", "long")
+PARTS = ("load", "memory", "speed", "long", "mlx")
 BUDGET = 2048
 NEEDED_BYTES = 10_200_000_000
 
@@ -112,6 +113,34 @@ def part_long(folder, arguments):
         print(f"{seconds:7.0f}  {resident / 1e9:.3f}")
 
 
+def mlx_python():
+    """The interpreter of an environment with mlx-lm, made once: every file that comes is pinned by hash."""
+    environment = ROOT / ".cache" / "mlx-venv"
+    python, done = environment / "bin" / "python", environment / "installed"
+    if not done.exists():
+        say("installing mlx-lm (350 MB, once)")
+        subprocess.run(["/usr/bin/python3", "-m", "venv", environment], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+                        "--require-hashes", "-r", ROOT / "bench" / "mlx_lm.txt"], check=True)
+        done.touch()
+    return python
+
+
+def part_mlx(folder, _):
+    tokens, decode_tokens = 32, 2
+    worker = [mlx_python(), ROOT / "bench" / "mlx_worker.py", folder / "mlx", str(tokens), str(decode_tokens)]
+    peer = json.loads(subprocess.run(list(map(str, worker)), check=True, capture_output=True, text=True).stdout)
+    # A word a token, or nearly: what the prompt says is noise to this model.
+    own = generate(folder, "--prompt", " and" * tokens, "--max-tokens", 33)
+    print(f"{own['prefill']['tokens']} and {tokens} tokens of prefill, then decode; tokens a second")
+    print("| program | prefill | decode | peak RSS MB | load s |")
+    print("|---|---|---|---|---|")
+    print(f"| keysieve dense | {own['prefill']['tokens_per_second']:.1f} | {own['decode']['tokens_per_second']:.1f} | "
+          f"{own['memory']['peak_rss_bytes'] / 1e6:,.0f} | {own['load_seconds']:.1f} |")
+    print(f"| mlx-lm, CPU, float32 activations | {peer['prefill_tokens_per_second']:.3f} | "
+          f"{peer['decode_tokens_per_second']:.3f} | {peer['peak_rss_bytes'] / 1e6:,.0f} | {peer['load_seconds']:.1f} |")
+
+
 def main():
     parser = argparse.ArgumentParser(prog="./run bench full-size", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -132,7 +161,8 @@ def main():
     print(f"{os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}")
     for part in parts:
         say(part)
-        {"load": part_load, "memory": part_memory, "speed": part_speed, "long": part_long}[part](arguments.folder, arguments)
+        {"load": part_load, "memory": part_memory, "speed": part_speed, "long": part_long,
+         "mlx": part_mlx}[part](arguments.folder, arguments)
     return 0
 
 
