@@ -266,7 +266,11 @@ inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t 
   const Half* scales = w.panel_scales(panel);
   const Half* biases = w.panel_biases(panel);
   const int zero_point = w.format.zero_point.value_or(0);
-  const size_t scale_columns = static_cast<size_t>(w.format.group);
+  // Units whose scales are the same. Counted down, since a division a unit takes as long as its dots on some
+  // machines.
+  const size_t units_per_scale =
+      std::max<size_t>(1, static_cast<size_t>(w.format.group) / (Kind::kUnitGroups * kGroup));
+  size_t units_left = units_per_scale;
   for (size_t g = 0; g < w.groups(); g += Kind::kUnitGroups, codes += Kind::kUnitGroups * kCodeBytes) {
     DotSum<Kind::kBits> sums[Kind::kRuns][kTokens];
     for (int run = 0; run < Kind::kRuns; ++run) {
@@ -281,12 +285,9 @@ inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t 
     PanelScale p;
     VF weighted[kTokens][kVectorsPerPanel];
     for (int run = 0; run < Kind::kRuns; ++run) {
-      const size_t first_column =
-          g * kGroup + static_cast<size_t>(run * Kind::kStepsPerRun) * (kGroup / kSteps);
-      const size_t at = first_column / scale_columns * kPanelRows;
       for (size_t i = 0; i < kVectorsPerPanel; ++i) {
-        p.scale[i] = load_half(scales + at + i * kLanes);
-        if constexpr (!Kind::kHasZeroPoint) p.bias[i] = load_half(biases + at + i * kLanes);
+        p.scale[i] = load_half(scales + static_cast<size_t>(run) * kPanelRows + i * kLanes);
+        if constexpr (!Kind::kHasZeroPoint) p.bias[i] = load_half(biases + i * kLanes);
       }
       for (size_t t = 0; t < kTokens; ++t) {
         const VI from = first_sum<Kind>(x, first_token + t, g, run, zero_point);
@@ -295,6 +296,11 @@ inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t 
     }
     for (size_t t = 0; t < kTokens; ++t) {
       accumulate_unit<Kind>(acc[t][0], weighted[t], p, token_unit<Kind>(x, first_token + t, g));
+    }
+    if (--units_left == 0) {
+      units_left = units_per_scale;
+      scales += static_cast<size_t>(Kind::kRuns) * kPanelRows;
+      if constexpr (!Kind::kHasZeroPoint) biases += kPanelRows;
     }
   }
   for (size_t t = 0; t < kTokens; ++t) store_panels<1>(out, first_token + t, panel, acc[t]);
