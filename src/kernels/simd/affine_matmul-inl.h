@@ -5,6 +5,8 @@
 #define KEYSIEVE_SIMD_AFFINE_MATMUL_INL_H
 #endif
 
+#include <hwy/cache_control.h>
+
 #include <cstring>
 #include <type_traits>
 
@@ -252,6 +254,16 @@ HWY_INLINE void decode_group(Sums (&first)[kTokens], Sums (&last)[kTokens], cons
   decode_step<Kind, 7>(last, codes, x, first_token, group);
 }
 
+// Asks for codes of a unit to come. On AVX2, whose units take longer than the hardware's own prefetching
+// bridges, decode of Qwen2.5-Coder-0.5B goes from 57 to 82 tokens/s and of SmolLM2-135M from 294 to 328; on
+// AVX-512 from 71 to 74, and from 298 to 274 (medians in turns, Zen 4).
+HWY_INLINE void ask_ahead(const uint8_t* codes, size_t unit_bytes) {
+  if constexpr (HWY_TARGET == HWY_AVX2) {
+    constexpr size_t kAhead = 2048;
+    for (size_t line = 0; line < unit_bytes; line += kAlignment) hwy::Prefetch(codes + kAhead + line);
+  }
+}
+
 // Decode: kTokens tokens (1 .. kBlockTokens) from first_token on times one panel, codes unpacked in
 // registers.
 template <class Kind, size_t kTokens>
@@ -272,6 +284,7 @@ inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t 
       std::max<size_t>(1, static_cast<size_t>(w.format.group) / (Kind::kUnitGroups * kGroup));
   size_t units_left = units_per_scale;
   for (size_t g = 0; g < w.groups(); g += Kind::kUnitGroups, codes += Kind::kUnitGroups * kCodeBytes) {
+    ask_ahead(codes, Kind::kUnitGroups * kCodeBytes);
     DotSum<Kind::kBits> sums[Kind::kRuns][kTokens];
     for (int run = 0; run < Kind::kRuns; ++run) {
       for (size_t t = 0; t < kTokens; ++t) {
