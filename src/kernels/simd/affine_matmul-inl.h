@@ -5,8 +5,6 @@
 #define KEYSIEVE_SIMD_AFFINE_MATMUL_INL_H
 #endif
 
-#include <hwy/cache_control.h>
-
 #include <cstring>
 #include <type_traits>
 
@@ -252,16 +250,6 @@ HWY_INLINE void decode_group(Sums (&first)[kTokens], Sums (&last)[kTokens], cons
   decode_step<Kind, 5>(last, codes, x, first_token, group);
   decode_step<Kind, 6>(last, codes, x, first_token, group);
   decode_step<Kind, 7>(last, codes, x, first_token, group);
-}
-
-// Asks for codes of a unit to come. On AVX2, whose units take longer than the hardware's own prefetching
-// bridges, decode of Qwen2.5-Coder-0.5B goes from 57 to 82 tokens/s and of SmolLM2-135M from 294 to 328; on
-// AVX-512 from 71 to 74, and from 298 to 274 (medians in turns, Zen 4).
-HWY_INLINE void ask_ahead(const uint8_t* codes, size_t unit_bytes) {
-  if constexpr (HWY_TARGET == HWY_AVX2) {
-    constexpr size_t kAhead = 2048;
-    for (size_t line = 0; line < unit_bytes; line += kAlignment) hwy::Prefetch(codes + kAhead + line);
-  }
 }
 
 // Decode: kTokens tokens (1 .. kBlockTokens) from first_token on times one panel, codes unpacked in

@@ -5,6 +5,8 @@
 #define KEYSIEVE_SIMD_UNPACKED_INL_H
 #endif
 
+#include <hwy/cache_control.h>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -50,6 +52,16 @@ HWY_INLINE VU8 field(VU8 v, uint8_t mask) {
     v = hn::BitCast(d8, hn::ShiftLeft<-kShift>(hn::BitCast(d16, v)));
   }
   return hn::And(v, hn::Set(d8, mask));
+}
+
+// Asks for codes 2 KB on while some are unpacked. On AVX2, whose units take longer than the hardware's own
+// prefetching bridges, decode of Qwen2.5-Coder-0.5B goes from 57 to 82 tokens/s and of SmolLM2-135M from 294 to 328; on
+// AVX-512 from 71 to 74, and from 298 to 274 (medians in turns, Zen 4).
+HWY_INLINE void ask_ahead(const uint8_t* codes, size_t unit_bytes) {
+  if constexpr (HWY_TARGET == HWY_AVX2) {
+    constexpr size_t kAhead = 2048;
+    for (size_t line = 0; line < unit_bytes; line += kAlignment) hwy::Prefetch(codes + kAhead + line);
+  }
 }
 
 // The codes of step kStep of one group, as bytes. `group` points at group_code_bytes(kBits) packed bytes.
@@ -117,6 +129,7 @@ inline void unpack_panel(std::byte* out, const PackedAffine& w, size_t first_pan
   const size_t scale_columns = static_cast<size_t>(w.format.group);
   for (size_t g = 0; g < w.groups();
        ++g, codes += group_code_bytes(Kind::kBits), out += Layout::kGroupBytes) {
+    ask_ahead(codes, group_code_bytes(Kind::kBits));
     unpack_to<Kind, kPanels, 0>(out, codes, index);
     unpack_to<Kind, kPanels, 1>(out, codes, index);
     unpack_to<Kind, kPanels, 2>(out, codes, index);
