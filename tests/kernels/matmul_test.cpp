@@ -49,11 +49,16 @@ std::vector<double> rounded_activations(std::vector<float> x, size_t shared, siz
   return kept;
 }
 
-// What an int8-activation product gives: activations rounded, everything else exact (in double).
-std::vector<float> quantized_product(std::string_view family, const MemoryMatrix& w,
-                                     const std::vector<float>& x, size_t tokens, size_t exact) {
-  // On AVX-512 activations share a scale in 64 columns where weights do, else in 32.
-  const size_t shared = family.starts_with("avx512") && w.affine()->group % 64 == 0 ? 64 : 32;
+// How many columns of activations share a scale for this weight: on AVX-512 64 where the weight's do,
+// else 32.
+size_t rounded_columns(std::string_view family, const MemoryMatrix& w) {
+  return family.starts_with("avx512") && w.affine()->group % 64 == 0 ? 64 : 32;
+}
+
+// What an int8-activation product gives: activations rounded by groups of `shared` columns, everything else
+// exact (in double).
+std::vector<float> quantized_product(const MemoryMatrix& w, const std::vector<float>& x, size_t tokens,
+                                     size_t shared, size_t exact) {
   std::vector<float> out(tokens * w.rows());
   for (size_t t = 0; t < tokens; ++t) {
     const auto first = x.begin() + static_cast<ptrdiff_t>(t * w.columns());
@@ -105,9 +110,10 @@ TEST(Matmul, EveryQuantizedFormatMatchesItsTwinOnEveryFamily) {
             const MemoryMatrix w = MemoryMatrix::quantized(format, rows, columns, rows * 1000 + columns);
             const std::vector<float> x = Random(tokens).values(tokens * columns, -3.0f, 3.0f);
             for (const size_t exact : {0, 3}) {
-              const auto expected = kernels->name() == "reference"
-                                        ? exact_product(w, x, tokens)
-                                        : quantized_product(kernels->name(), w, x, tokens, exact);
+              const auto expected =
+                  kernels->name() == "reference"
+                      ? exact_product(w, x, tokens)
+                      : quantized_product(w, x, tokens, rounded_columns(kernels->name(), w), exact);
               // Sums of about 256 products of size 0.3: fp32 rounding of partial sums stays under 1e-4.
               EXPECT_LT(largest_difference(run(*kernels, w, x, tokens, 2, exact), expected), 1e-4f)
                   << rows << " x " << columns << ", " << tokens << " tokens, " << exact << " exact";
@@ -241,6 +247,32 @@ TEST(Matmul, ATokensResultDoesNotDependOnItsCompanyOrOnThreads) {
         }
       }
     }
+  }
+}
+
+// Jobs share their rounded input: one with groups of 64 makes it coarser for all of them.
+TEST(Matmul, JobsWithGroupsOf64AndOf32) {
+  constexpr size_t kRows = 20, kColumns = 192, kTokens = 19;
+  const MemoryMatrix wide = MemoryMatrix::quantized({4, 64, std::nullopt}, kRows, kColumns, 1);
+  const MemoryMatrix narrow = MemoryMatrix::quantized({4, 32, 8}, kRows, kColumns, 2);
+  const std::vector<float> x = Random(3).values(kTokens * kColumns, -3.0f, 3.0f);
+  for (const auto& kernels : all_kernels()) {
+    SCOPED_TRACE(kernels->name());
+    const bool reference = kernels->name() == "reference";
+    const Threads threads(2);
+    KernelScratch scratch(threads);
+    const auto packed_wide = kernels->pack(wide, {}, threads);
+    const auto packed_narrow = kernels->pack(narrow, {}, threads);
+    std::vector<float> out_wide(kTokens * kRows), out_narrow(kTokens * kRows);
+    const MatmulJob jobs[] = {{out_narrow.data(), kRows, packed_narrow.get()},
+                              {out_wide.data(), kRows, packed_wide.get()}};
+    kernels->matmul(jobs, x.data(), kTokens, scratch, threads, 2);
+    const auto twin = [&](const MemoryMatrix& w) {
+      if (reference) return exact_product(w, x, kTokens);
+      return quantized_product(w, x, kTokens, rounded_columns(kernels->name(), wide), 2);
+    };
+    EXPECT_LT(largest_difference(out_wide, twin(wide)), 1e-4f);
+    EXPECT_LT(largest_difference(out_narrow, twin(narrow)), 1e-4f);
   }
 }
 
