@@ -139,14 +139,13 @@ struct PanelScale {
 };
 
 // What one token contributes to a unit beside its codes.
-template <class Kind>
 struct TokenUnit {
   VF scale;
   VF scaled_sum;  // unused with a zero point
 };
 
 template <class Kind>
-HWY_INLINE TokenUnit<Kind> token_unit(const ActivationView& x, size_t token, size_t group) {
+HWY_INLINE TokenUnit token_unit(const ActivationView& x, size_t token, size_t group) {
   const size_t at = token * (x.columns / kGroup) + group;
   float scaled_sum = 0.0f;
   for (size_t i = 0; i < Kind::kUnitGroups && !Kind::kHasZeroPoint; ++i) scaled_sum += x.scaled_sums[at + i];
@@ -177,8 +176,7 @@ HWY_INLINE void weigh_run(VF* weighted, int run, const PanelSums& dots, const Pa
 // acc += weighted * activation_scale [+ activation_scale * sum * bias]. 16 columns per scale come with a zero
 // point.
 template <class Kind>
-HWY_INLINE void accumulate_unit(VF* acc, const VF* weighted, const PanelScale& p,
-                                const TokenUnit<Kind>& token) {
+HWY_INLINE void accumulate_unit(VF* acc, const VF* weighted, const PanelScale& p, const TokenUnit& token) {
   static_assert(Kind::kRuns == 1 || Kind::kHasZeroPoint);
   for (size_t i = 0; i < kVectorsPerPanel; ++i) {
     acc[i] = hn::MulAdd(weighted[i], token.scale, acc[i]);
@@ -397,8 +395,8 @@ constexpr size_t tile_tokens(size_t panels, int runs) {
   if (runs == 2) return 8 / panels;
   return panels == 4 ? 3 : panels == 2 ? 6 : 8;
 }
-// Units of 64 columns: 178 for 165 of MLX's 4 bits (Zen 4), but 104 for 112 on AVX2, whose sums in int16 have
-// to be widened halfway.
+// Units of 64 columns: 181 for 171 of MLX's 4 bits (Zen 4, docs/decisions/0023), but 104 for 112 on AVX2,
+// whose sums in int16 have to be widened halfway.
 inline constexpr bool kWideUnits = true;
 #else
 inline constexpr size_t kTilePanels = 1;

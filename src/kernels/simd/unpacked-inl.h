@@ -54,9 +54,9 @@ HWY_INLINE VU8 field(VU8 v, uint8_t mask) {
   return hn::And(v, hn::Set(d8, mask));
 }
 
-// Asks for codes 2 KB on while some are unpacked. On AVX2, whose units take longer than the hardware's own
-// prefetching bridges, decode of Qwen2.5-Coder-0.5B goes from 57 to 82 tokens/s and of SmolLM2-135M from 294
-// to 328; on AVX-512 from 71 to 74, and from 298 to 274 (medians in turns, Zen 4).
+// Asks for codes 2 KB on while some are unpacked. On AVX2 decode of Qwen2.5-Coder-0.5B goes from 57 to 82
+// tokens/s and of SmolLM2-135M from 294 to 328; on AVX-512 from 71 to 74, and from 298 to 274 (medians in
+// turns, Zen 4; docs/performance.md).
 HWY_INLINE void ask_ahead(const uint8_t* codes, size_t unit_bytes) {
   if constexpr (HWY_TARGET == HWY_AVX2) {
     constexpr size_t kAhead = 2048;
