@@ -26,12 +26,15 @@ class PackedMatrix {
   virtual size_t bytes() const = 0;
 };
 
-// One product of a shared input with a weight: out[token] = weight * x[token], or added to what is there.
+// One product of a shared input with a weight: out[token] = weight * x[token], or added to what is there;
+// with `up` the two projections of a SwiGLU (arXiv 2002.05202): out[token] = silu(weight * x[token]) * (up *
+// x[token]).
 struct MatmulJob {
-  float* out;                  // [tokens, out_stride], the first weight->rows() of each row written
-  size_t out_stride;           // floats between rows of `out`, >= weight->rows()
-  const PackedMatrix* weight;  // [rows, columns]
-  bool add = false;            // out += instead of out =
+  float* out;                        // [tokens, out_stride], the first weight->rows() of each row written
+  size_t out_stride;                 // floats between rows of `out`, >= weight->rows()
+  const PackedMatrix* weight;        // [rows, columns]
+  bool add = false;                  // out += instead of out =; not with `up`
+  const PackedMatrix* up = nullptr;  // [rows, columns], as many as `weight` has
 };
 
 // Of one token, in one product: see Kernels::matmul.

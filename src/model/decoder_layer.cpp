@@ -85,22 +85,18 @@ MatmulJob residual_job(Pass& pass, const std::unique_ptr<PackedMatrix>& weight) 
   return {pass.buffers.x.data(), weight->rows(), weight.get(), true};
 }
 
-// x += Wdown (silu(Wgate normed) * Wup normed), mlp_rows rows at a time: gate and up are the widest rows
-// there are, and stay in the cache that way.
+// x += Wdown (silu(Wgate normed) * Wup normed), mlp_rows rows at a time.
 void feed_forward(Pass& pass, const LayerWeights& w) {
   ForwardBuffers& b = pass.buffers;
   const ModelConfig& config = pass.config();
   for (size_t first = 0; first < pass.rows; first += b.mlp_rows) {
     const size_t rows = std::min(b.mlp_rows, pass.rows - first);
-    project(pass, std::array{job(b.gate, w.gate), job(b.up, w.up)}, b.normed.data() + first * config.hidden,
-            rows);
-    for_token_blocks(pass.model.threads(), rows, [&](size_t from, size_t count) {
-      float* gate = b.gate.data() + from * config.mlp;
-      pass.kernels().swiglu(gate, gate, b.up.data() + from * config.mlp, count * config.mlp);
-    });
+    MatmulJob gated = job(b.gated, w.gate);
+    gated.up = w.up.get();
+    project(pass, std::array{gated}, b.normed.data() + first * config.hidden, rows);
     MatmulJob down = residual_job(pass, w.down);
     down.out += first * config.hidden;
-    project(pass, std::array{down}, b.gate.data(), rows);
+    project(pass, std::array{down}, b.gated.data(), rows);
   }
 }
 

@@ -56,7 +56,7 @@ std::unique_ptr<KvCache> make_cache(const Model& model, const SequenceOptions& o
 }  // namespace
 
 ForwardBuffers::ForwardBuffers(const ModelConfig& config, size_t chunk, const KeySelector::KeyShape& index)
-    : mlp_rows(std::min<size_t>(chunk, bounded_memory(chunk) ? 32 : 256)),
+    : mlp_rows(std::min<size_t>(chunk, bounded_memory(chunk) ? 64 : 512)),
       positions(chunk),
       x(chunk * config.hidden),
       normed(chunk * config.hidden),
@@ -65,8 +65,7 @@ ForwardBuffers::ForwardBuffers(const ModelConfig& config, size_t chunk, const Ke
       v(chunk * config.kv_width()),
       index_keys(chunk * index.heads * index.dim),
       attention(chunk * config.q_width()),
-      gate(mlp_rows * config.mlp),
-      up(mlp_rows * config.mlp),
+      gated(mlp_rows * config.mlp),
       last_logits(config.vocabulary) {}
 
 SequenceState::Impl::Impl(std::shared_ptr<const Model> for_model, const SequenceOptions& options)

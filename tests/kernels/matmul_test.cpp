@@ -276,6 +276,49 @@ TEST(Matmul, JobsWithGroupsOf64AndOf32) {
   }
 }
 
+// The projections of a SwiGLU in one job: the bits of two products and what joins them, beside another job.
+TEST(Matmul, GatedJobsAreTwoProductsJoined) {
+  const AffineFormat q4_1{4, 32, std::nullopt}, q8_0{8, 32, 128}, mlx{4, 64, std::nullopt};
+  const size_t columns = 128;
+  for (const size_t rows : {16, 150}) {  // 150: whole tiles of panels, and a last one that is not whole
+    const MemoryMatrix pairs[][2] = {
+        {MemoryMatrix::quantized(q4_1, rows, columns, 1), MemoryMatrix::quantized(q4_1, rows, columns, 2)},
+        {MemoryMatrix::quantized(mlx, rows, columns, 3), MemoryMatrix::quantized(q8_0, rows, columns, 4)},
+        {MemoryMatrix::plain(DType::bf16, rows, columns, 5), MemoryMatrix::quantized(q8_0, rows, columns, 6)},
+        {MemoryMatrix::plain(DType::f16, rows, columns, 7),
+         MemoryMatrix::plain(DType::f16, rows, columns, 8)}};
+    for (const auto& kernels : all_kernels()) {
+      for (const auto& [gate, up] : pairs) {
+        for (const size_t tokens : {1, 5, 16, 17, 61}) {
+          SCOPED_TRACE(std::string(kernels->name()) + ", " + std::to_string(tokens) + " tokens");
+          const std::vector<float> x = Random(tokens).values(tokens * columns, -3.0f, 3.0f);
+          const Threads threads(2);
+          KernelScratch scratch(threads);
+          const auto packed_gate = kernels->pack(gate, {}, threads);
+          const auto packed_up = kernels->pack(up, {}, threads);
+          const size_t stride = rows + 5;
+          std::vector<float> expected(tokens * rows), up_alone(tokens * rows), beside(tokens * rows);
+          const MatmulJob apart[] = {{expected.data(), rows, packed_gate.get()},
+                                     {up_alone.data(), rows, packed_up.get()}};
+          kernels->matmul(apart, x.data(), tokens, scratch, threads, 2);
+          std::vector<float> got(tokens * stride, -7.0f);
+          const MatmulJob joined[] = {{beside.data(), rows, packed_up.get()},
+                                      {got.data(), stride, packed_gate.get(), false, packed_up.get()}};
+          kernels->matmul(joined, x.data(), tokens, scratch, threads, 2);
+          EXPECT_EQ(beside, up_alone);
+          for (size_t t = 0; t < tokens; ++t) {
+            float* row = expected.data() + t * rows;
+            kernels->swiglu(row, row, up_alone.data() + t * rows, rows);
+            EXPECT_EQ(std::vector<float>(row, row + rows),
+                      std::vector<float>(got.data() + t * stride, got.data() + t * stride + rows));
+            EXPECT_EQ(got[t * stride + rows], -7.0f) << "wrote past its rows";
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Matmul, SeveralJobsAndRowOrder) {
   for (const auto& kernels : all_kernels()) {
     const Threads threads(2);

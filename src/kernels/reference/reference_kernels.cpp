@@ -119,6 +119,10 @@ class ReferenceKernels : public Kernels {
             const auto product =
                 static_cast<float>(dot(weight.row(r), x + t * weight.columns(), weight.columns()));
             out = job.add ? out + product : product;
+            if (job.up == nullptr) continue;
+            const float* up_row = static_cast<const ReferenceMatrix&>(*job.up).row(r);
+            const auto up = static_cast<float>(dot(up_row, x + t * weight.columns(), weight.columns()));
+            swiglu(&out, &out, &up, 1);
           }
         }
       });

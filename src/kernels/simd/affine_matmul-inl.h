@@ -198,13 +198,13 @@ HWY_NOINLINE void store_rows(float* out, const float* results, size_t rows, bool
 // Stores the 16 results of kPanels neighbouring panels for one token. One test for all of them: as a branch a
 // panel it cost a tile of 576 columns 10% of its time.
 template <size_t kPanels>
-HWY_INLINE void store_panels(const AffineOutput& to, size_t token, size_t first_panel,
+HWY_INLINE void store_panels(const AffineOutput& output, size_t token, size_t first_panel,
                              const VF (&acc)[kPanels][kVectorsPerPanel]) {
   const size_t first_row = first_panel * kPanelRows;
-  float* out = to.out + token * to.stride + first_row;
-  const VF unit = hn::Set(F32(), to.unit);
-  if (HWY_LIKELY(first_row + kPanels * kPanelRows <= to.rows)) {
-    if (to.add) {
+  float* out = output.to.at(token, first_row);
+  const VF unit = hn::Set(F32(), output.unit);
+  if (HWY_LIKELY(first_row + kPanels * kPanelRows <= output.rows)) {
+    if (output.to.add) {
       for (size_t p = 0; p < kPanels; ++p) {
         for (size_t i = 0; i < kVectorsPerPanel; ++i) {
           float* at = out + p * kPanelRows + i * kLanes;
@@ -226,7 +226,7 @@ HWY_INLINE void store_panels(const AffineOutput& to, size_t token, size_t first_
       hn::Store(hn::Mul(acc[p][i], unit), F32(), all + p * kPanelRows + i * kLanes);
     }
   }
-  store_rows(out, all, to.rows - first_row, to.add);
+  store_rows(out, all, output.rows - first_row, output.to.add);
 }
 
 template <class Kind, int kStep, size_t kTokens, class Sums>
@@ -319,10 +319,9 @@ HWY_INLINE void tile_dots(TileSums<Kind, kTokens, kPanels>& sums, const std::byt
   HWY_UNROLL(kUnroll)
   for (int s = 0; s < Kind::kStepsPerRun; ++s) {
     const auto step = static_cast<size_t>(run * Kind::kStepsPerRun + s);
-    const std::byte* group = unit + step / kSteps * Layout::kGroupBytes;
     StepCodes panel_codes[kPanels];
     for (size_t p = 0; p < kPanels; ++p) {
-      const auto* from = reinterpret_cast<const uint8_t*>(group + Layout::code_at(step % kSteps, p));
+      const auto* from = reinterpret_cast<const uint8_t*>(unit + Layout::code_at(step, p));
       for (size_t i = 0; i < kVectorsPerPanel; ++i) panel_codes[p].v[i] = load_bytes(from + i * kLanes * 4);
     }
     for (size_t t = 0; t < kTokens; ++t) {
@@ -354,8 +353,7 @@ inline void prefill_tile(const AffineOutput& out, const std::byte* unpacked, siz
     }
   }
   const size_t groups = x.columns / kGroup;
-  for (size_t g = 0; g < groups;
-       g += Kind::kUnitGroups, unpacked += Kind::kUnitGroups * Layout::kGroupBytes) {
+  for (size_t g = 0; g < groups; g += Kind::kUnitGroups, unpacked += Layout::kUnitBytes) {
     PanelScale scale[kPanels];
     VF weighted[kTokens][kPanels][kVectorsPerPanel];
     for (int run = 0; run < Kind::kRuns; ++run) {
@@ -409,8 +407,7 @@ inline bool has_wide_units(const PackedAffine& w) { return kWideUnits && w.forma
 
 template <class Kind, size_t kPanels>
 inline void prefill_panels(const AffineOutput& out, const PackedAffine& w, size_t first_panel,
-                           const ActivationView& x, KernelScratch& scratch, int worker) {
-  std::byte* unpacked = worker_scratch(scratch, worker, w.groups() * Unpacked<Kind, kPanels>::kGroupBytes);
+                           const ActivationView& x, std::byte* unpacked) {
   for (size_t p = 0; p < kPanels; ++p) unpack_panel<Kind, kPanels>(unpacked, w, first_panel, p);
   const int zero_point = w.format.zero_point.value_or(0);
   const UnpackedColumns<Kind, kPanels> columns(w, unpacked);
@@ -442,7 +439,7 @@ inline void decode_rest(const AffineOutput& out, const PackedAffine& w, size_t p
 
 template <class Kind>
 inline void affine_panels(const AffineOutput& out, const PackedAffine& w, size_t first_panel,
-                          size_t last_panel, const ActivationView& x, KernelScratch& scratch, int worker) {
+                          size_t last_panel, const ActivationView& x, std::byte* unpacked) {
   if (x.tokens <= kDecodeTokens) {
     for (size_t first = first_panel; first < last_panel; first += kExactPanels) {
       const size_t last = std::min(first + kExactPanels, last_panel);
@@ -457,20 +454,26 @@ inline void affine_panels(const AffineOutput& out, const PackedAffine& w, size_t
   }
   size_t p = first_panel;
   for (; p + kTilePanels <= last_panel; p += kTilePanels) {
-    prefill_panels<Kind, kTilePanels>(out, w, p, x, scratch, worker);
+    prefill_panels<Kind, kTilePanels>(out, w, p, x, unpacked);
   }
   if constexpr (kTilePanels > 2) {
-    for (; p + 2 <= last_panel; p += 2) prefill_panels<Kind, 2>(out, w, p, x, scratch, worker);
+    for (; p + 2 <= last_panel; p += 2) prefill_panels<Kind, 2>(out, w, p, x, unpacked);
   }
-  for (; p < last_panel; ++p) prefill_panels<Kind, 1>(out, w, p, x, scratch, worker);
+  for (; p < last_panel; ++p) prefill_panels<Kind, 1>(out, w, p, x, unpacked);
 }
 
-// Rows 16 * first_panel .. 16 * last_panel - 1 of job.out = w x (or += w x) for all tokens.
-inline void affine_matmul(const MatmulJob& job, const PackedAffine& w, size_t first_panel, size_t last_panel,
-                          const ActivationView& x, KernelScratch& scratch, int worker) {
-  const AffineOutput out{job.out, job.out_stride, job.add, w.unit, w.row_count};
+// What panels of `w` may take when unpacked: at most two vectors of scales and biases a unit.
+inline size_t most_unpacked_bytes(const PackedAffine& w) {
+  return w.groups() * kTilePanels * (kSteps * kStepBytes + 2 * kPanelRows * sizeof(float));
+}
+
+// Rows 16 * first_panel .. 16 * last_panel - 1 of w x for all tokens. unpacked [most_unpacked_bytes(w)],
+// unused up to kDecodeTokens.
+inline void affine_matmul(const RowOutput& to, const PackedAffine& w, size_t first_panel, size_t last_panel,
+                          const ActivationView& x, std::byte* unpacked) {
+  const AffineOutput out{to, w.unit, w.row_count};
   const auto run = [&]<class Kind>(Kind)
-                       HWY_ATTR { affine_panels<Kind>(out, w, first_panel, last_panel, x, scratch, worker); };
+                       HWY_ATTR { affine_panels<Kind>(out, w, first_panel, last_panel, x, unpacked); };
   const bool zero = w.format.zero_point.has_value();
   const auto run_wide = [&]<class Wide, class Narrow>(Wide, Narrow narrow) HWY_ATTR {
     if constexpr (kWideUnits) {

@@ -14,7 +14,8 @@
 #include "kernels/simd/unpacked-inl.h"
 #include "kernels/simd/vectors-inl.h"
 
-// Products of the activations that were not rounded (docs/decisions/0018): single columns of the weights.
+// Products of the activations that were not rounded (docs/decisions/0018) with single columns of the weights:
+// scale * (code - zero point), for their share of the biases is in the activations' scaled_sums.
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
@@ -36,6 +37,12 @@ HWY_INLINE VI column_codes(const uint8_t* group, size_t column, size_t row) {
   return codes;
 }
 
+template <class Kind>
+HWY_INLINE VF scaled(VI code, VI zero, VF scale) {
+  if constexpr (Kind::kHasZeroPoint) code = hn::Sub(code, zero);
+  return hn::Mul(hn::ConvertTo(F32(), code), scale);
+}
+
 // Columns of panels straight from their packed codes, for decode.
 template <class Kind>
 class PackedColumns {
@@ -43,13 +50,12 @@ class PackedColumns {
   struct Column {
     const uint8_t* codes;  // of its group in the first panel, and so the others
     size_t index;          // within the group
-    size_t scales_at;      // its scales (and biases) of the first panel [16]
+    size_t scales_at;      // its scales of the first panel [16]
   };
 
   PackedColumns(const PackedAffine& weight, size_t first_panel)
       : codes_(weight.panel_codes(first_panel)),
         scales_(weight.panel_scales(first_panel)),
-        biases_(weight.panel_biases(first_panel)),
         code_stride_(weight.groups() * group_code_bytes(Kind::kBits)),
         scale_stride_(weight.scale_groups() * kPanelRows),
         scale_columns_(static_cast<uint32_t>(weight.format.group)),
@@ -65,20 +71,25 @@ class PackedColumns {
   HWY_INLINE VF weights(const Column& c, size_t panel, size_t row) const {
     const VI code = column_codes<Kind::kBits>(c.codes + panel * code_stride_, c.index, row);
     const size_t at = c.scales_at + panel * scale_stride_ + row;
-    const VF scale = load_half(scales_ + at);
-    if constexpr (Kind::kHasZeroPoint) return hn::Mul(hn::ConvertTo(F32(), hn::Sub(code, zero_)), scale);
-    return hn::MulAdd(hn::ConvertTo(F32(), code), scale, load_half(biases_ + at));
+    return scaled<Kind>(code, zero_, load_half(scales_ + at));
   }
 
  private:
   const uint8_t* codes_;
   const Half* scales_;
-  const Half* biases_;  // null with a zero point
   size_t code_stride_;  // between panels
   size_t scale_stride_;
   uint32_t scale_columns_;
   VI zero_;
 };
+
+// For TableLookupBytesOr0: byte `index` of each group of four and, with the sign bit set, three zeros.
+HWY_INLINE VU8 byte_of_words(size_t index) {
+  HWY_ALIGN static constexpr uint32_t kWords[4] = {0x80808000, 0x80808004, 0x80808008, 0x8080800C};
+  const auto words = hn::LoadDup128(U32(), kWords);
+  return hn::BitCast(hn::ScalableTag<uint8_t>(),
+                     hn::Add(words, hn::Set(U32(), static_cast<uint32_t>(index))));
+}
 
 // Columns of panels that were unpacked for prefill. The same operations: a token's result does not depend on
 // how many came with it.
@@ -89,35 +100,29 @@ class UnpackedColumns {
   struct Column {
     const std::byte* codes;  // of its step in the first panel
     const std::byte* scales;
-    const std::byte* biases;
-    int shift;  // of its byte in a row's four
+    VU8 byte;  // which of a row's four is its: picks it and clears the others
   };
 
   UnpackedColumns(const PackedAffine& weight, const std::byte* unpacked)
       : unpacked_(unpacked), zero_(hn::Set(I32(), weight.format.zero_point.value_or(0))) {}
 
   HWY_INLINE Column column(uint32_t index) const {
-    const std::byte* group = unpacked_ + index / kGroup * Layout::kGroupBytes;
-    const size_t within = index % kGroup;
-    return {group + Layout::code_at(within / 4, 0),
-            group + Layout::scale_at(within / 4 / static_cast<size_t>(Kind::kStepsPerRun), 0),
-            group + Layout::bias_at(0), static_cast<int>(index % 4 * 8)};
+    constexpr size_t kUnitColumns = Kind::kUnitGroups * kGroup;
+    const std::byte* unit = unpacked_ + index / kUnitColumns * Layout::kUnitBytes;
+    const size_t step = index % kUnitColumns / 4;
+    return {unit + Layout::code_at(step, 0),
+            unit + Layout::scale_at(step / static_cast<size_t>(Kind::kStepsPerRun), 0),
+            byte_of_words(index % 4)};
   }
 
   HWY_INLINE VF weights(const Column& c, size_t panel, size_t row) const {
-    const auto* words = reinterpret_cast<const uint32_t*>(c.codes + panel * kStepBytes + row * 4);
-    const VI code = hn::BitCast(
-        I32(), hn::And(hn::ShiftRightSame(hn::LoadU(U32(), words), c.shift), hn::Set(U32(), 255)));
-    const VF scale = vector_of(c.scales, panel, row);
-    if constexpr (Kind::kHasZeroPoint) return hn::Mul(hn::ConvertTo(F32(), hn::Sub(code, zero_)), scale);
-    return hn::MulAdd(hn::ConvertTo(F32(), code), scale, vector_of(c.biases, panel, row));
+    const auto* words = reinterpret_cast<const uint8_t*>(c.codes + panel * kStepBytes + row * 4);
+    const auto* scales = reinterpret_cast<const float*>(c.scales + panel * Layout::kVectorBytes) + row;
+    const VI code = hn::BitCast(I32(), hn::TableLookupBytesOr0(load_bytes(words), c.byte));
+    return scaled<Kind>(code, zero_, hn::LoadU(F32(), scales));
   }
 
  private:
-  static HWY_INLINE VF vector_of(const std::byte* vectors, size_t panel, size_t row) {
-    return hn::LoadU(F32(), reinterpret_cast<const float*>(vectors + panel * Layout::kVectorBytes) + row);
-  }
-
   const std::byte* unpacked_;
   VI zero_;
 };
@@ -127,29 +132,28 @@ class UnpackedColumns {
 inline constexpr size_t kExactTokens = 24;
 inline constexpr size_t kExactPanels = 8;
 
-// Where products go: out [tokens, stride], or added to what is there.
+// A quantised product, and of its weight what storing takes.
 struct AffineOutput {
-  float* out;
-  size_t stride;
-  bool add;
-  float unit;   // of the weight
-  size_t rows;  // of the weight
+  RowOutput to;
+  float unit;
+  size_t rows;
 };
 
 // Adds value * column to the results of tokens [first_token, end_token) for neighbouring panels, the first of
 // which `columns` starts at, two values at a time: so many a token has. Apart from the tiles and never
 // inlined there: its loop slowed them even with nothing to add.
 template <class Columns>
-HWY_NOINLINE void add_exact(const AffineOutput& to, size_t first_panel, size_t panels, const Columns& columns,
-                            const ActivationView& x, size_t first_token, size_t end_token) {
+HWY_NOINLINE void add_exact(const AffineOutput& output, size_t first_panel, size_t panels,
+                            const Columns& columns, const ActivationView& x, size_t first_token,
+                            size_t end_token) {
   const size_t first_row = first_panel * kPanelRows;
   for (size_t n = 0; n < x.exact; n += 2) {
     for (size_t t = first_token; t < end_token; ++t) {
       const size_t at = t * x.exact + n;
       const auto column0 = columns.column(x.exact_columns[at]);
       const auto column1 = columns.column(x.exact_columns[at + 1]);
-      const VF value0 = hn::Set(F32(), x.exact_values[at] * to.unit);
-      const VF value1 = hn::Set(F32(), x.exact_values[at + 1] * to.unit);
+      const VF value0 = hn::Set(F32(), x.exact_values[at] * output.unit);
+      const VF value1 = hn::Set(F32(), x.exact_values[at + 1] * output.unit);
       const auto add = [&](float* sums, size_t panel) HWY_ATTR {
         for (size_t row = 0; row < kPanelRows; row += kLanes) {
           const VF sum =
@@ -157,13 +161,13 @@ HWY_NOINLINE void add_exact(const AffineOutput& to, size_t first_panel, size_t p
           hn::StoreU(hn::MulAdd(value1, columns.weights(column1, panel, row), sum), F32(), sums + row);
         }
       };
-      float* out = to.out + t * to.stride + first_row;
-      const size_t whole = std::min(panels, (to.rows - first_row) / kPanelRows);
+      float* out = output.to.at(t, first_row);
+      const size_t whole = std::min(panels, (output.rows - first_row) / kPanelRows);
       for (size_t panel = 0; panel < whole; ++panel) add(out + panel * kPanelRows, panel);
       if (whole == panels) continue;
       float rest[kPanelRows] = {};  // the last panel of a matrix whose row count is no multiple of 16
       out += whole * kPanelRows;
-      const size_t rows = to.rows - first_row - whole * kPanelRows;
+      const size_t rows = output.rows - first_row - whole * kPanelRows;
       std::copy_n(out, rows, rest);
       add(rest, whole);
       std::copy_n(rest, rows, out);

@@ -7,6 +7,7 @@
 
 #include <cstring>
 
+#include "kernels/simd/activations.h"
 #include "kernels/simd/packed_affine.h"
 #include "kernels/simd/vectors-inl.h"
 
@@ -28,7 +29,7 @@ HWY_INLINE VF load_weight(const std::byte* panel, size_t index) {
 // kTokens tokens x one panel of 16 rows. Four chains per output over column % 4 hide the latency of a
 // multiply-add (4 cycles) when there is one token; their order does not depend on kTokens.
 template <DType kType, size_t kTokens>
-inline void plain_tile(const MatmulJob& job, size_t first_token, const PackedPlain& w, size_t panel,
+inline void plain_tile(const RowOutput& to, size_t first_token, const PackedPlain& w, size_t panel,
                        const float* x) {
   constexpr size_t kChains = 4;
   const std::byte* weights = w.panel(panel);
@@ -67,33 +68,33 @@ inline void plain_tile(const MatmulJob& job, size_t first_token, const PackedPla
       const VF sum = hn::Add(hn::Add(acc[t][0][i], acc[t][1][i]), hn::Add(acc[t][2][i], acc[t][3][i]));
       hn::Store(sum, F32(), all + i * kLanes);
     }
-    float* out = job.out + (first_token + t) * job.out_stride + row;
-    for (size_t i = 0; i < rows; ++i) out[i] = job.add ? out[i] + all[i] : all[i];
+    float* out = to.at(first_token + t, row);
+    for (size_t i = 0; i < rows; ++i) out[i] = to.add ? out[i] + all[i] : all[i];
   }
 }
 
 template <DType kType>
-inline void plain_panels(const MatmulJob& job, const PackedPlain& w, size_t first_panel, size_t last_panel,
+inline void plain_panels(const RowOutput& to, const PackedPlain& w, size_t first_panel, size_t last_panel,
                          const float* x, size_t tokens) {
   // x 4 chains x 1, 2 or 4 vectors of the 32 or 16 registers
   constexpr size_t kTokens = kVectorsPerPanel == 1 ? 6 : kVectorsPerPanel == 2 ? 2 : 1;
   for (size_t panel = first_panel; panel < last_panel; ++panel) {
     size_t t = 0;
-    for (; t + kTokens <= tokens; t += kTokens) plain_tile<kType, kTokens>(job, t, w, panel, x);
-    for (; t < tokens; ++t) plain_tile<kType, 1>(job, t, w, panel, x);
+    for (; t + kTokens <= tokens; t += kTokens) plain_tile<kType, kTokens>(to, t, w, panel, x);
+    for (; t < tokens; ++t) plain_tile<kType, 1>(to, t, w, panel, x);
   }
 }
 
-// Rows 16 * first_panel .. 16 * last_panel - 1 of job.out = w x (or += w x). x [tokens, columns].
-inline void plain_matmul(const MatmulJob& job, const PackedPlain& w, size_t first_panel, size_t last_panel,
+// Rows 16 * first_panel .. 16 * last_panel - 1 of w x. x [tokens, columns].
+inline void plain_matmul(const RowOutput& to, const PackedPlain& w, size_t first_panel, size_t last_panel,
                          const float* x, size_t tokens) {
   switch (w.dtype) {
     case DType::f16:
-      return plain_panels<DType::f16>(job, w, first_panel, last_panel, x, tokens);
+      return plain_panels<DType::f16>(to, w, first_panel, last_panel, x, tokens);
     case DType::bf16:
-      return plain_panels<DType::bf16>(job, w, first_panel, last_panel, x, tokens);
+      return plain_panels<DType::bf16>(to, w, first_panel, last_panel, x, tokens);
     default:
-      return plain_panels<DType::f32>(job, w, first_panel, last_panel, x, tokens);
+      return plain_panels<DType::f32>(to, w, first_panel, last_panel, x, tokens);
   }
 }
 

@@ -9,13 +9,12 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/simd/affine_matmul-inl.h"
 #include "kernels/simd/attention-inl.h"
 #include "kernels/simd/decode_attention-inl.h"
 #include "kernels/simd/elementwise-inl.h"
 #include "kernels/simd/head_maps-inl.h"
 #include "kernels/simd/index-inl.h"
-#include "kernels/simd/plain_matmul-inl.h"
+#include "kernels/simd/matmul-inl.h"
 #include "kernels/simd/quantize-inl.h"
 #include "kernels/simd/top_k-inl.h"
 
@@ -52,29 +51,7 @@ class SimdKernels : public Kernels {
 
   void matmul(std::span<const MatmulJob> jobs, const float* x, size_t tokens, KernelScratch& scratch,
               const Threads& threads, size_t exact_values) const override {
-    if (jobs.empty() || tokens == 0) return;
-    bool any_affine = false, any_wide = false;
-    size_t panels = 0;
-    for (const MatmulJob& job : jobs) {
-      const auto* affine = dynamic_cast<const PackedAffine*>(job.weight);
-      any_affine = any_affine || affine != nullptr;
-      any_wide = any_wide || (affine != nullptr && has_wide_units(*affine));
-      panels += (job.weight->rows() + kPanelRows - 1) / kPanelRows;
-    }
-    const auto round = any_wide ? &quantize<2> : &quantize<1>;
-    const ActivationView quantized =
-        any_affine ? round(x, tokens, jobs[0].weight->columns(), scratch, threads, exact_values)
-                   : ActivationView{};
-    const std::vector<Part> parts = split(jobs, panels, tokens, threads);
-    threads.run(parts.size(), [&](size_t i, int worker) {
-      const Part& part = parts[i];
-      if (const auto* affine = dynamic_cast<const PackedAffine*>(part.job->weight)) {
-        affine_matmul(*part.job, *affine, part.first, part.last, quantized, scratch, worker);
-      } else {
-        plain_matmul(*part.job, static_cast<const PackedPlain&>(*part.job->weight), part.first, part.last, x,
-                     tokens);
-      }
-    });
+    matmul_simd(jobs, x, tokens, scratch, threads, exact_values);
   }
 
   void rms_norm(float* out, const float* x, const float* weight, float eps, size_t rows,
@@ -136,85 +113,6 @@ class SimdKernels : public Kernels {
   }
 
  private:
-  struct Part {
-    const MatmulJob* job;
-    size_t first;  // panels
-    size_t last;
-  };
-
-  // Parts for the workers to take in turn. Decode: one run of panels a worker, because a run is read from
-  // memory as one stream, and each new stream begins with the whole latency of memory (SmolLM2 at 500 tokens:
-  // 344 tokens/s against 297 with 8 parts a worker, 330 with 2); of matrices past a megabyte a worker more,
-  // to even out. Prefill: whole tiles of panels, and half tiles for the last few so that the workers end
-  // together: 36 panels of a 576-wide projection are 9 tiles, which two workers cannot share.
-  static std::vector<Part> split(std::span<const MatmulJob> jobs, size_t panels, size_t tokens,
-                                 const Threads& threads) {
-    constexpr size_t kLongRun = size_t{1} << 20;  // bytes
-    const auto workers = static_cast<size_t>(threads.count());
-    const bool prefill = tokens > kDecodeTokens;
-    size_t chunk = (panels + workers - 1) / workers;
-    if (prefill) {
-      chunk = std::max<size_t>(4, panels / (workers * 16) / 4 * 4);
-    } else {
-      size_t bytes = 0;
-      for (const MatmulJob& job : jobs) bytes += job.weight->bytes();
-      const size_t runs = std::max<size_t>(1, bytes / workers / kLongRun);
-      chunk = (chunk + runs - 1) / runs;
-    }
-    std::vector<Part> parts;
-    for (const MatmulJob& job : jobs) {
-      const size_t count = (job.weight->rows() + kPanelRows - 1) / kPanelRows;
-      for (size_t first = 0; first < count;) {
-        const bool last = prefill && workers > 1 && panels <= 4 * workers;
-        const size_t size = std::min(last ? 2 : chunk, count - first);
-        parts.push_back({&job, first, first + size});
-        first += size;
-        panels -= size;
-      }
-    }
-    return parts;
-  }
-
-  // Rounds x to int8 in the shared scratch, kShared groups by one scale and kShared * per_group values not at
-  // all: a scale of two groups has twice the values to coarsen it (docs/decisions/0023).
-  template <size_t kShared>
-  static ActivationView quantize(const float* x, size_t tokens, size_t columns, KernelScratch& scratch,
-                                 const Threads& threads, size_t per_group) {
-    const size_t taken_out = kShared * per_group;
-    const size_t exact = (taken_out + 1) / 2 * 2;  // add_exact takes two at a time
-    const size_t groups = columns / kGroup;
-    const size_t values = tokens * groups;
-    std::byte* memory = shared_scratch(
-        scratch, values * (4 * sizeof(float) + kGroup) + tokens * exact * (sizeof(float) + sizeof(uint32_t)));
-    auto* scales = reinterpret_cast<float*>(memory);
-    float* scaled_sums = scales + values;
-    auto* sums = reinterpret_cast<int32_t*>(scaled_sums + values);
-    int32_t* first_sums = sums + values;
-    auto* exact_values = reinterpret_cast<float*>(first_sums + values);
-    auto* exact_columns = reinterpret_cast<uint32_t*>(exact_values + tokens * exact);
-    auto* codes = reinterpret_cast<int8_t*>(exact_columns + tokens * exact);
-    const auto one = [&](size_t t) {
-      const size_t at = t * groups;
-      const QuantizedToken token{codes + t * columns, scales + at, scaled_sums + at, sums + at,
-                                 first_sums + at};
-      quantize_token<kShared>(token, x + t * columns, columns);
-      std::fill_n(exact_values + t * exact, exact, 0.0f);
-      std::fill_n(exact_columns + t * exact, exact, 0u);
-      take_out_largest<kShared>(token, x + t * columns, columns, taken_out, exact_values + t * exact,
-                                exact_columns + t * exact);
-    };
-    if (tokens <= kDecodeTokens) {
-      for (size_t t = 0; t < tokens; ++t) one(t);
-    } else {
-      constexpr size_t kTokensPerTask = 16;
-      threads.run((tokens + kTokensPerTask - 1) / kTokensPerTask, [&](size_t task, int) {
-        for (size_t t = task * kTokensPerTask; t < std::min(tokens, (task + 1) * kTokensPerTask); ++t) one(t);
-      });
-    }
-    return {codes,  scales,  scaled_sums, sums,         first_sums,
-            tokens, columns, exact,       exact_values, exact_columns};
-  }
-
   std::string_view name_;
 };
 

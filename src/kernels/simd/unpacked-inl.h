@@ -88,15 +88,15 @@ HWY_INLINE StepCodes unpack_step(const uint8_t* group) {
   return codes;
 }
 
-// kPanels neighbouring panels unpacked for prefill, one record a group, so that a tile walks one pointer:
-// codes [8 steps, kPanels, 64 bytes], scales [kRuns, kPanels, 16 floats], biases [kPanels, 16 floats]
+// kPanels neighbouring panels unpacked for prefill, one record a unit, so that a tile walks one pointer:
+// codes [8 or 16 steps, kPanels, 64 bytes], scales [kRuns, kPanels, 16 floats], biases [kPanels, 16 floats]
 // (none with a zero point).
 template <class Kind, size_t kPanels>
 struct Unpacked {
-  static constexpr size_t kScalesAt = kSteps * kPanels * kStepBytes;
+  static constexpr size_t kScalesAt = Kind::kUnitGroups * kSteps * kPanels * kStepBytes;
   static constexpr size_t kVectorBytes = kPanelRows * sizeof(float);
   static constexpr size_t kBiasesAt = kScalesAt + Kind::kRuns * kPanels * kVectorBytes;
-  static constexpr size_t kGroupBytes = kBiasesAt + (Kind::kHasZeroPoint ? 0 : kPanels * kVectorBytes);
+  static constexpr size_t kUnitBytes = kBiasesAt + (Kind::kHasZeroPoint ? 0 : kPanels * kVectorBytes);
 
   static constexpr size_t code_at(size_t step, size_t panel) { return (step * kPanels + panel) * kStepBytes; }
   static constexpr size_t scale_at(size_t run, size_t panel) {
@@ -105,13 +105,28 @@ struct Unpacked {
   static constexpr size_t bias_at(size_t panel) { return kBiasesAt + panel * kVectorBytes; }
 };
 
-template <class Kind, size_t kPanels, int kStep>
-HWY_INLINE void unpack_to(std::byte* out, const uint8_t* group, size_t panel) {
-  const StepCodes step = unpack_step<Kind::kBits, kStep>(group);
-  auto* to = reinterpret_cast<uint8_t*>(out + Unpacked<Kind, kPanels>::code_at(kStep, panel));
+// Step kStep of one group to `out`.
+template <int kBits, int kStep>
+HWY_INLINE void unpack_to(std::byte* out, const uint8_t* group) {
+  const StepCodes step = unpack_step<kBits, kStep>(group);
+  auto* to = reinterpret_cast<uint8_t*>(out);
   for (size_t i = 0; i < kVectorsPerPanel; ++i) {
     hn::StoreU(step.v[i], hn::ScalableTag<uint8_t>(), to + i * kLanes * 4);
   }
+}
+
+// One group's 8 steps, the first to `out`, each kPanels blocks past the one before.
+template <int kBits, size_t kPanels>
+HWY_INLINE void unpack_group(std::byte* out, const uint8_t* group) {
+  constexpr size_t kNext = kPanels * kStepBytes;
+  unpack_to<kBits, 0>(out, group);
+  unpack_to<kBits, 1>(out + kNext, group);
+  unpack_to<kBits, 2>(out + 2 * kNext, group);
+  unpack_to<kBits, 3>(out + 3 * kNext, group);
+  unpack_to<kBits, 4>(out + 4 * kNext, group);
+  unpack_to<kBits, 5>(out + 5 * kNext, group);
+  unpack_to<kBits, 6>(out + 6 * kNext, group);
+  unpack_to<kBits, 7>(out + 7 * kNext, group);
 }
 
 // Widens 16 scales or biases.
@@ -127,17 +142,11 @@ inline void unpack_panel(std::byte* out, const PackedAffine& w, size_t first_pan
   const Half* scales = w.panel_scales(first_panel + index);
   const Half* biases = w.panel_biases(first_panel + index);
   const size_t scale_columns = static_cast<size_t>(w.format.group);
-  for (size_t g = 0; g < w.groups();
-       ++g, codes += group_code_bytes(Kind::kBits), out += Layout::kGroupBytes) {
-    ask_ahead(codes, group_code_bytes(Kind::kBits));
-    unpack_to<Kind, kPanels, 0>(out, codes, index);
-    unpack_to<Kind, kPanels, 1>(out, codes, index);
-    unpack_to<Kind, kPanels, 2>(out, codes, index);
-    unpack_to<Kind, kPanels, 3>(out, codes, index);
-    unpack_to<Kind, kPanels, 4>(out, codes, index);
-    unpack_to<Kind, kPanels, 5>(out, codes, index);
-    unpack_to<Kind, kPanels, 6>(out, codes, index);
-    unpack_to<Kind, kPanels, 7>(out, codes, index);
+  for (size_t g = 0; g < w.groups(); g += Kind::kUnitGroups, out += Layout::kUnitBytes) {
+    for (size_t i = 0; i < Kind::kUnitGroups; ++i, codes += group_code_bytes(Kind::kBits)) {
+      ask_ahead(codes, group_code_bytes(Kind::kBits));
+      unpack_group<Kind::kBits, kPanels>(out + Layout::code_at(i * kSteps, index), codes);
+    }
     for (size_t run = 0; run < Kind::kRuns; ++run) {
       const size_t at = (g * kGroup + run * (kGroup / Kind::kRuns)) / scale_columns * kPanelRows;
       widen_to(out + Layout::scale_at(run, index), scales + at);
