@@ -130,31 +130,35 @@ void attention(benchmark::State& state, const Family& kernels, size_t heads, siz
       benchmark::Counter(static_cast<double>(queries), benchmark::Counter::kIsIterationInvariantRate);
 }
 
-// One query's scores for one KV group: 3 heads of rank 32, softmax each (the native shape).
-void index_scores(benchmark::State& state, const Family& kernels, IndexKeyType type) {
+// Scores for one KV group: heads of rank 24, softmax each (the native shape). range(0) keys, range(1)
+// neighbouring queries together.
+void index_scores(benchmark::State& state, const Family& kernels, IndexKeyType type, size_t heads) {
   const auto count = static_cast<size_t>(state.range(0));
-  constexpr size_t kHeads = 3, kDim = 32;
+  const auto queries = static_cast<size_t>(state.range(1));
+  constexpr size_t kDim = 24;
   const Threads threads(1);
   KernelScratch scratch(threads);
-  const size_t slots = (count + 15) / 16 * 16;
-  std::vector<std::byte> keys(index_key_bytes(type, kDim, count)), scales(slots * index_scale_bytes(type));
+  const size_t slots = (count + queries + 15) / 16 * 16;
+  std::vector<std::byte> keys(index_key_bytes(type, kDim, slots)), scales(slots * index_scale_bytes(type));
   std::vector<float> scores(slots);
-  const std::vector<float> source = noise(count * kDim, 5), q = noise(kHeads * kDim, 6);
-  for (size_t s = 0; s < count; ++s)
+  const std::vector<float> source = noise(slots * kDim, 5), q = noise(queries * heads * kDim, 6);
+  for (size_t s = 0; s < slots; ++s)
     store_index_key(keys.data(), scales.data(), type, kDim, s, &source[s * kDim]);
   IndexScoreArgs args{};
   args.scores = scores.data();
   args.q = q.data();
-  args.heads = kHeads;
+  args.heads = heads;
   args.count = count;
   args.keys = {keys.data(), scales.data(), type, kDim};
   args.combine = IndexCombine::softmax_sum;
+  args.queries = queries;
+  args.query_stride = heads * kDim;
   for (auto _ : state) {
     kernels->index_scores(args, scratch, 0);
     benchmark::ClobberMemory();
   }
   state.counters["keys/s"] =
-      benchmark::Counter(static_cast<double>(count), benchmark::Counter::kIsIterationInvariantRate);
+      benchmark::Counter(static_cast<double>(count * queries), benchmark::Counter::kIsIterationInvariantRate);
 }
 
 void top_k(benchmark::State& state, const Family& kernels) {
@@ -213,11 +217,16 @@ void register_family(const Family& kernels) {
       ->Args({256, 16000, 1024, 4})
       ->Args({1, 16000, 1024, 1});
   for (const auto& [name, type] : {std::pair{"i8", IndexKeyType::i8}, std::pair{"i4", IndexKeyType::i4}}) {
-    benchmark::RegisterBenchmark((prefix + "index_scores/" + name).c_str(),
-                                 [=](benchmark::State& s) { index_scores(s, kernels, type); })
-        ->Arg(1024)
-        ->Arg(8000)
-        ->Arg(30000);
+    for (const size_t heads : {3, 7}) {
+      benchmark::RegisterBenchmark(
+          (prefix + "index_scores/" + name + "/" + std::to_string(heads) + "_heads").c_str(),
+          [=](benchmark::State& s) { index_scores(s, kernels, type, heads); })
+          ->Args({1024, 1})
+          ->Args({8000, 1})
+          ->Args({8000, 4})
+          ->Args({30000, 1})
+          ->Args({30000, 4});
+    }
   }
   benchmark::RegisterBenchmark((prefix + "top_k").c_str(), [=](benchmark::State& s) { top_k(s, kernels); })
       ->Arg(1024)

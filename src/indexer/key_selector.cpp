@@ -89,6 +89,11 @@ ScoringSelector::ScoringSelector(SelectionPolicy policy, size_t kv_heads)
 
 void ScoringSelector::prepare(const LayerQuery&, size_t, KernelContext&) {}
 
+void ScoringSelector::score_block(float* out, const LayerQuery& query, size_t first, size_t count,
+                                  size_t group, KernelContext& context, int worker) {
+  for (size_t i = 0; i < count; ++i) score(out, query, first + i, group, i > 0, context, worker);
+}
+
 void ScoringSelector::reserve_workers(const LayerQuery& query, const KernelContext& context) {
   worker_scores_.resize(std::max(worker_scores_.size(), static_cast<size_t>(context.threads.count())));
   worker_values_.resize(worker_scores_.size());
@@ -201,8 +206,7 @@ void ScoringSelector::select_block(const LayerQuery& query, QueryBlock block, si
   if (best != 0) {
     float* scores = worker_scores_[static_cast<size_t>(worker)].data();
     if (block.count > 1) {
-      for (size_t i = block.first; i <= last; ++i)
-        score_beside_others(scores, query, i, group, i != block.first, context, worker);
+      score_block(scores, query, block.first, block.count, group, context, worker);
     } else if (!scored) {
       score(scores, query, last, group, false, context, worker);
     }

@@ -135,12 +135,10 @@ class ScoringSelector : public KeySelector {
   // worker is free to use.
   virtual void score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
                      KernelContext& context, int worker) = 0;
-  // The same for a query that chooses together with its neighbours, whose scores are added up: what makes
-  // them count alike. By default score() itself.
-  virtual void score_beside_others(float* out, const LayerQuery& query, size_t index, size_t group,
-                                   bool accumulate, KernelContext& context, int worker) {
-    score(out, query, index, group, accumulate, context, worker);
-  }
+  // The scores of neighbours that choose together, added up: what makes them count alike. Query `first` + i
+  // of `count` scores i slots more than the first. By default sums of score().
+  virtual void score_block(float* out, const LayerQuery& query, size_t first, size_t count, size_t group,
+                           KernelContext& context, int worker);
   // Whether a slot's score depends on that slot alone, so that threads may share the slots of one query (a
   // shared set in decode): then score_part() writes those of [first, first + count) to out + first, `first` a
   // multiple of 16.

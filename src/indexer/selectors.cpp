@@ -85,21 +85,33 @@ void LearnedSelector::reserve_rows(size_t slots, const KernelContext& context) {
 
 void LearnedSelector::score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
                             KernelContext& context, int worker) {
-  score_slots(out, query, {index, group, 0, query.candidates(index), accumulate}, context, worker);
+  score_slots(out, query,
+              {.query = index,
+               .group = group,
+               .first = 0,
+               .count = query.candidates(index),
+               .accumulate = accumulate},
+              context, worker);
 }
 
 // Weighted sums of ReLUs are logits of what the indexer was trained to: their softmax is a share of
 // attention, as sums of heads' softmaxes are, and no query's large numbers drown its neighbours'
 // (docs/decisions/0020).
-void LearnedSelector::score_beside_others(float* out, const LayerQuery& query, size_t index, size_t group,
-                                          bool accumulate, KernelContext& context, int worker) {
+void LearnedSelector::score_block(float* out, const LayerQuery& query, size_t first, size_t count,
+                                  size_t group, KernelContext& context, int worker) {
   if (indexer_->config().combine != IndexCombine::relu_sum) {
-    return score(out, query, index, group, accumulate, context, worker);
+    return score_slots(
+        out, query,
+        {.query = first, .group = group, .first = 0, .count = query.candidates(first), .neighbours = count},
+        context, worker);
   }
   float* const row = worker_rows_[static_cast<size_t>(worker)].data();
-  const size_t count = query.candidates(index);
-  score_slots(row, query, {index, group, 0, count, false}, context, worker);
-  context.kernels.add_softmax(out, row, count, accumulate);
+  for (size_t i = 0; i < count; ++i) {
+    const size_t slots = query.candidates(first + i);
+    score_slots(row, query, {.query = first + i, .group = group, .first = 0, .count = slots}, context,
+                worker);
+    context.kernels.add_softmax(out, row, slots, i > 0);
+  }
 }
 
 // A softmax needs all slots; sums of dot products do not.
@@ -109,7 +121,8 @@ bool LearnedSelector::scores_in_parts() const {
 
 void LearnedSelector::score_part(float* out, const LayerQuery& query, size_t index, size_t first,
                                  size_t count, KernelContext& context, int worker) {
-  score_slots(out + first, query, {index, 0, first, count, false}, context, worker);
+  score_slots(out + first, query, {.query = index, .group = 0, .first = first, .count = count}, context,
+              worker);
 }
 
 void LearnedSelector::score_slots(float* out, const LayerQuery& query, const Slots& slots,
@@ -135,7 +148,9 @@ void LearnedSelector::score_slots(float* out, const LayerQuery& query, const Slo
                                   .keys = keys,
                                   .combine = config.combine,
                                   .cold = query.inputs.tokens == 1,
-                                  .accumulate = slots.accumulate || key_head != key_begin},
+                                  .accumulate = slots.accumulate || key_head != key_begin,
+                                  .queries = slots.neighbours,
+                                  .query_stride = config.heads * config.dim},
                                  context.scratch, worker);
   }
 }

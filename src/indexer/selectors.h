@@ -25,20 +25,22 @@ class LearnedSelector final : public ScoringSelector {
   void prepare(const LayerQuery& query, size_t first, KernelContext& context) override;
   void score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
              KernelContext& context, int worker) override;
-  void score_beside_others(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
-                           KernelContext& context, int worker) override;
+  void score_block(float* out, const LayerQuery& query, size_t first, size_t count, size_t group,
+                   KernelContext& context, int worker) override;
   bool scores_in_parts() const override;
   void score_part(float* out, const LayerQuery& query, size_t index, size_t first, size_t count,
                   KernelContext& context, int worker) override;
 
  private:
-  // Slots [first, first + count) for one query and set; `first` begins a block of 16.
+  // Slots [first, first + count) for one query and set; `first` begins a block of 16. Of neighbours each
+  // scores one slot more than the one before.
   struct Slots {
     size_t query;
     size_t group;
     size_t first;
     size_t count;
-    bool accumulate;
+    bool accumulate = false;
+    size_t neighbours = 1;
   };
   void score_slots(float* out, const LayerQuery& query, const Slots& slots, KernelContext& context,
                    int worker);
@@ -46,11 +48,10 @@ class LearnedSelector final : public ScoringSelector {
   void reserve_rows(size_t slots, const KernelContext& context);
 
   std::shared_ptr<const Indexer> indexer_;
-  size_t first_ = 0;                 // the chunk's query in row 0 of the two arrays
-  std::vector<float> queries_;       // [tokens - first, heads, dim]
-  std::vector<float> head_weights_;  // [tokens - first, heads], relu_sum only
-  std::vector<std::vector<float>>
-      worker_rows_;  // [threads][slots rounded up to 16], of score_beside_others()
+  size_t first_ = 0;                             // the chunk's query in row 0 of the two arrays
+  std::vector<float> queries_;                   // [tokens - first, heads, dim]
+  std::vector<float> head_weights_;              // [tokens - first, heads], relu_sum only
+  std::vector<std::vector<float>> worker_rows_;  // [threads][slots rounded up to 16], of score_block()
 };
 
 // The baseline every indexer must beat: sinks, and the most recent positions up to the budget (StreamingLLM,

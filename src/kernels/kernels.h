@@ -94,17 +94,20 @@ struct HeadMapArgs {
   size_t dim;
 };
 
-// One query's scores over stored index keys, for the query heads that share one key head.
+// Scores over stored index keys, for the query heads that share one key head: of one query, or of neighbours,
+// whose scores are added up in their order.
 struct IndexScoreArgs {
-  float* scores;             // [count rounded up to 16]
-  const float* q;            // [heads, dim]
-  const float* head_weight;  // [heads], relu_sum only, already scaled; else null
+  float* scores;             // [count + queries - 1 rounded up to 16]
+  const float* q;            // [queries, heads, dim], see query_stride
+  const float* head_weight;  // [heads], relu_sum only (of one query), already scaled; else null
   size_t heads;
-  size_t count;  // slots 0 .. count-1 are scored
+  size_t count;  // slots 0 .. count-1 are scored by the first query, one more by each that follows
   IndexKeyView keys;
   IndexCombine combine;
   bool cold;        // keys are likely to lie in memory, not in a cache: a decode step meets them once a token
   bool accumulate;  // add to `scores` (several key heads voting on one shared set) instead of storing
+  size_t queries = 1;
+  size_t query_stride = 0;  // floats from one query to the next; unused for one
 };
 
 // A family of kernels: `reference` (scalar, fp32, exact dequantised weights) or one SIMD target. All

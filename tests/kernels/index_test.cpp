@@ -26,22 +26,32 @@ struct Keys {
   std::vector<float> plain;  // [count, dim]
 };
 
-std::vector<float> scores_of(const Kernels& kernels, const Keys& keys, const std::vector<float>& q,
-                             size_t heads, size_t count, IndexCombine combine,
-                             const std::vector<float>& weights, bool accumulate) {
-  const Threads threads(1);
-  KernelScratch scratch(threads);
-  std::vector<float> scores((count + 15) / 16 * 16, 0.25f);
+IndexScoreArgs score_args(const Keys& keys, const std::vector<float>& q, size_t heads, size_t count,
+                          IndexCombine combine) {
   IndexScoreArgs args{};
-  args.scores = scores.data();
   args.q = q.data();
-  args.head_weight = combine == IndexCombine::relu_sum ? weights.data() : nullptr;
   args.heads = heads;
   args.count = count;
   args.keys = keys.view();
   args.combine = combine;
-  args.accumulate = accumulate;
+  return args;
+}
+
+void score(const Kernels& kernels, const IndexScoreArgs& args) {
+  const Threads threads(1);
+  KernelScratch scratch(threads);
   kernels.index_scores(args, scratch, 0);
+}
+
+std::vector<float> scores_of(const Kernels& kernels, const Keys& keys, const std::vector<float>& q,
+                             size_t heads, size_t count, IndexCombine combine,
+                             const std::vector<float>& weights, bool accumulate) {
+  std::vector<float> scores((count + 15) / 16 * 16, 0.25f);
+  IndexScoreArgs args = score_args(keys, q, heads, count, combine);
+  args.scores = scores.data();
+  args.head_weight = combine == IndexCombine::relu_sum ? weights.data() : nullptr;
+  args.accumulate = accumulate;
+  score(kernels, args);
   scores.resize(count);
   return scores;
 }
@@ -62,6 +72,51 @@ TEST(IndexScores, BitwiseEqualToTheScalarTwin) {
                 ASSERT_EQ(scores_of(*kernels, keys, q, heads, count, combine, w, accumulate),
                           scores_of(*reference, keys, q, heads, count, combine, w, accumulate))
                     << kernels->name() << " dim " << dim << " heads " << heads << " count " << count;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Neighbours together: the bits of one after another, each with one slot more than the one before.
+TEST(IndexScores, NeighboursAddUpAsOneAfterAnother) {
+  for (const auto& kernels : all_kernels()) {
+    for (const IndexKeyType type : {IndexKeyType::f32, IndexKeyType::i8, IndexKeyType::i4}) {
+      for (const IndexCombine combine : {IndexCombine::softmax_sum, IndexCombine::linear_sum}) {
+        for (const size_t dim : {16, 24, 32}) {
+          for (const size_t heads : {1, 3, 7}) {
+            for (const size_t queries : {2, 4, 5}) {
+              for (const size_t count : {1, 13, 16, 47, 500}) {
+                const Keys keys(type, dim, count + queries, count + dim);
+                const size_t stride = heads * dim + 8;
+                const std::vector<float> q = Random(dim).values(queries * stride, -3, 3);
+                const size_t last = count + queries - 1;
+                std::vector<float> expected(last, 0.0f);
+                for (size_t i = 0; i < queries; ++i) {
+                  const std::vector<float> own(q.begin() + static_cast<ptrdiff_t>(i * stride), q.end());
+                  IndexScoreArgs args = score_args(keys, own, heads, count + i, combine);
+                  std::vector<float> scores = expected;
+                  scores.resize((last + 15) / 16 * 16);
+                  args.scores = scores.data();
+                  args.accumulate = true;
+                  score(*kernels, args);
+                  std::copy_n(scores.begin(), count + i, expected.begin());
+                }
+                for (const bool accumulate : {false, true}) {
+                  IndexScoreArgs args = score_args(keys, q, heads, count, combine);
+                  std::vector<float> got((last + 15) / 16 * 16, accumulate ? 0.0f : -7.0f);
+                  args.scores = got.data();
+                  args.accumulate = accumulate;
+                  args.queries = queries;
+                  args.query_stride = stride;
+                  score(*kernels, args);
+                  got.resize(last);
+                  ASSERT_EQ(got, expected) << kernels->name() << " dim " << dim << " heads " << heads
+                                           << " queries " << queries << " count " << count;
+                }
               }
             }
           }

@@ -68,6 +68,16 @@ void map_heads(const HeadMapArgs& args) {
 
 void index_scores(const IndexScoreArgs& args, KernelScratch& scratch, int worker) {
   if (args.count == 0) return;
+  if (args.queries > 1) {
+    IndexScoreArgs one = args;
+    if (!args.accumulate) std::fill_n(args.scores, args.count + args.queries - 1, 0.0f);
+    one.accumulate = true;
+    one.queries = 1;
+    for (; one.count < args.count + args.queries; ++one.count, one.q += args.query_stride) {
+      index_scores(one, scratch, worker);
+    }
+    return;
+  }
   if (!args.accumulate) std::fill_n(args.scores, args.count, 0.0f);
   auto* raw = reinterpret_cast<float*>(worker_scratch(scratch, worker, args.count * sizeof(float)));
   for (size_t h = 0; h < args.heads; ++h) {

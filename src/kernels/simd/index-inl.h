@@ -13,35 +13,42 @@
 #include "kernels/simd/index_dot-inl.h"
 #include "kernels/simd/vectors-inl.h"
 
-// Index scoring, bitwise equal to reference/reference_index.cpp. Up to 4 query heads go over the keys
-// together, twice: once for their scores (or exponentials, and those's sums), once for the weighted sum of
-// heads.
+// Index scoring, bitwise equal to reference/reference_index.cpp. The heads of all queries make rows of
+// scores; as many rows as registers hold go over the keys together, twice: once for their scores (or
+// exponentials, and those's sums), once for their weighted sum.
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
-inline constexpr size_t kHeadsAtOnce = 4;
+inline constexpr size_t kRowsAtOnce = HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86 ? 6 : 4;
 
-// The scores of some heads, on their way to one score a key.
+// The scores of some heads of some queries, on their way to one score a key.
 struct HeadRows {
-  float* scores;               // [heads, stride]
-  size_t stride;               // whole blocks
-  float factor[kHeadsAtOnce];  // what each row is multiplied with in the end
+  float* scores;              // [rows, stride]
+  size_t stride;              // whole blocks
+  float factor[kRowsAtOnce];  // what each row is multiplied with in the end
 };
 
-// The queries of one pass: as they are, or rounded.
-template <IndexKeyType kType, size_t kHeads>
+// The queries of one pass, a head each: as they are, or rounded. from [kRows][dim]
+template <IndexKeyType kType, size_t kRows>
 struct PassQueries {
-  CodedQuery coded[kHeads];  // 4 KB of stack
-  float unit(size_t h) const { return coded[h].scale; }
-  PassQueries(const float* q, size_t dim) {
-    for (size_t h = 0; h < kHeads; ++h) code_query<kType>(coded[h], q + h * dim, dim);
+  CodedQuery coded[kRows];  // 8 KB of stack
+  float unit(size_t r) const { return coded[r].scale; }
+  PassQueries(const float* const (&from)[kRows], size_t dim) {
+    for (size_t r = 0; r < kRows; ++r) code_query<kType>(coded[r], from[r], dim);
   }
 };
-template <size_t kHeads>
-struct PassQueries<IndexKeyType::f32, kHeads> {
-  const float* q;  // [heads, dim]
+template <size_t kRows>
+struct PassQueries<IndexKeyType::f32, kRows> {
+  const float* q[kRows];  // [kRows][dim]
   float unit(size_t) const { return 1.0f; }
-  PassQueries(const float* queries, size_t) : q(queries) {}
+  PassQueries(const float* const (&from)[kRows], size_t) { std::copy_n(from, kRows, q); }
+};
+
+// How many slots each row of a pass scores, no less than the row before; from there to `end` rows are filled.
+template <size_t kRows>
+struct RowCounts {
+  size_t of[kRows];
+  size_t end;
 };
 
 struct ScoredKeys : IndexKeyView {
@@ -67,20 +74,20 @@ HWY_INLINE VF load_scales(const std::byte* scales, size_t slot) {
   }
 }
 
-// raw [kHeads, kBlockVectors]: scores of one block of keys in units of queries.unit(h). kSteps 0: as many
+// raw [kRows, kBlockVectors]: scores of one block of keys in units of queries.unit(h). kSteps 0: as many
 // steps of 4 dimensions as the keys have, else known when compiled (coded keys only).
-template <IndexKeyType kType, size_t kHeads, size_t kSteps>
-HWY_INLINE void block_scores(VF (*raw)[kBlockVectors], const PassQueries<kType, kHeads>& queries,
+template <IndexKeyType kType, size_t kRows, size_t kSteps>
+HWY_INLINE void block_scores(VF (*raw)[kBlockVectors], const PassQueries<kType, kRows>& queries,
                              const ScoredKeys& keys, size_t slot) {
   if constexpr (kType == IndexKeyType::f32) {
     const size_t padded_dim = padded_index_dim(kType, keys.dim);
     const float* block = reinterpret_cast<const float*>(keys.data) + slot * padded_dim;
-    for (size_t h = 0; h < kHeads; ++h) std::fill(raw[h], raw[h] + kBlockVectors, hn::Zero(F32()));
+    for (size_t h = 0; h < kRows; ++h) std::fill(raw[h], raw[h] + kBlockVectors, hn::Zero(F32()));
     for (size_t d = 0; d < keys.dim; ++d) {
       for (size_t i = 0; i < kBlockVectors; ++i) {
         const VF key = hn::LoadU(F32(), block + d * kIndexBlock + i * kLanes);
-        for (size_t h = 0; h < kHeads; ++h) {
-          raw[h][i] = hn::MulAdd(hn::Set(F32(), queries.q[h * keys.dim + d]), key, raw[h][i]);
+        for (size_t h = 0; h < kRows; ++h) {
+          raw[h][i] = hn::MulAdd(hn::Set(F32(), queries.q[h][d]), key, raw[h][i]);
         }
       }
     }
@@ -88,15 +95,15 @@ HWY_INLINE void block_scores(VF (*raw)[kBlockVectors], const PassQueries<kType, 
     const size_t steps = kSteps != 0 ? kSteps : padded_index_dim(kType, keys.dim) / 4;
     const auto* block =
         reinterpret_cast<const uint8_t*>(keys.data) + slot / kIndexBlock * steps * (kPairBytes<kType> / 2);
-    BlockDot<kType> dots[kHeads];
-    for (size_t h = 0; h < kHeads; ++h) dots[h].start(queries.coded[h]);
+    BlockDot<kType, (kRows < 4)> dots[kRows];
+    for (size_t h = 0; h < kRows; ++h) dots[h].start(queries.coded[h]);
     for (size_t step = 0; step < steps; step += 2) {
       const KeySteps pair = load_steps<kType>(block + step / 2 * kPairBytes<kType>, step + 1 == steps);
-      for (size_t h = 0; h < kHeads; ++h) dots[h].add(pair, queries.coded[h], step);
+      for (size_t h = 0; h < kRows; ++h) dots[h].add(pair, queries.coded[h], step);
     }
     VF scales[kBlockVectors];
     for (size_t i = 0; i < kBlockVectors; ++i) scales[i] = load_scales<kType>(keys.scales, slot + i * kLanes);
-    for (size_t h = 0; h < kHeads; ++h) {
+    for (size_t h = 0; h < kRows; ++h) {
       VI sums[kBlockVectors];
       dots[h].finish(sums);
       for (size_t i = 0; i < kBlockVectors; ++i) {
@@ -106,28 +113,28 @@ HWY_INLINE void block_scores(VF (*raw)[kBlockVectors], const PassQueries<kType, 
   }
 }
 
-// Calls sink(slot, raw) for every block; lanes past `count` are no keys and hold -inf, which no maximum and
-// no sum sees.
-template <IndexKeyType kType, size_t kHeads, size_t kSteps, class Sink>
-HWY_INLINE void for_blocks(const PassQueries<kType, kHeads>& queries, const ScoredKeys& keys, size_t count,
-                           const Sink& sink) {
-  VF raw[kHeads][kBlockVectors];
+// Calls sink(slot, raw) for every block; lanes past a row's count are no keys and hold `past`.
+template <IndexKeyType kType, size_t kRows, size_t kSteps, class Sink>
+HWY_INLINE void for_blocks(const PassQueries<kType, kRows>& queries, const ScoredKeys& keys,
+                           const RowCounts<kRows>& counts, float past, const Sink& sink) {
+  VF raw[kRows][kBlockVectors];
   size_t slot = 0;
-  for (; slot + kIndexBlock <= count; slot += kIndexBlock) {
+  for (; slot + kIndexBlock <= counts.of[0]; slot += kIndexBlock) {
     if (keys.cold) prefetch_block(keys, slot);
-    block_scores<kType, kHeads, kSteps>(raw, queries, keys, slot);
+    block_scores<kType, kRows, kSteps>(raw, queries, keys, slot);
     sink(slot, raw);
   }
-  if (slot == count) return;
-  block_scores<kType, kHeads, kSteps>(raw, queries, keys, slot);
-  for (size_t i = 0; i < kBlockVectors; ++i) {
-    const size_t left = count - slot;
-    const auto valid = hn::FirstN(F32(), left > i * kLanes ? std::min(left - i * kLanes, kLanes) : 0);
-    for (size_t h = 0; h < kHeads; ++h) {
-      raw[h][i] = hn::IfThenElse(valid, raw[h][i], hn::Set(F32(), -INFINITY));
+  for (; slot < counts.end; slot += kIndexBlock) {
+    block_scores<kType, kRows, kSteps>(raw, queries, keys, slot);
+    for (size_t h = 0; h < kRows; ++h) {
+      const size_t left = counts.of[h] - std::min(slot, counts.of[h]);
+      for (size_t i = 0; i < kBlockVectors; ++i) {
+        const auto valid = hn::FirstN(F32(), left - std::min(left, i * kLanes));
+        raw[h][i] = hn::IfThenElse(valid, raw[h][i], hn::Set(F32(), past));
+      }
     }
+    sink(slot, raw);
   }
-  sink(slot, raw);
 }
 
 // A float in the range of int32 to its whole part. Highway's own conversion spends 2 more operations on
@@ -142,9 +149,9 @@ HWY_INLINE VI whole_part(VF v) {
 #endif
 }
 
-template <size_t kHeads>
+template <size_t kRows>
 HWY_INLINE void largest_lanes(float* out, const VF (*largest)[kBlockVectors]) {
-  for (size_t h = 0; h < kHeads; ++h) {
+  for (size_t h = 0; h < kRows; ++h) {
     VF top = largest[h][0];
     for (size_t i = 1; i < kBlockVectors; ++i) top = hn::Max(top, largest[h][i]);
     out[h] = hn::GetLane(hn::MaxOfLanes(F32(), top));
@@ -152,13 +159,12 @@ HWY_INLINE void largest_lanes(float* out, const VF (*largest)[kBlockVectors]) {
 }
 
 // Rows of e^(unit (raw - top[h])) and their sums in the order of the scalar twin: exact to fp32 for f32 keys,
-// else as rough as rounded keys allow (IndexExp). Leaves the largest raw
-// score of each head in `largest`.
-template <IndexKeyType kType, size_t kHeads, size_t kSteps>
-inline void exponentials(HeadRows& rows, float* largest, const PassQueries<kType, kHeads>& queries,
-                         const ScoredKeys& keys, size_t count, const float* top) {
-  VF factor[kHeads], shift[kHeads], sums[kHeads][kBlockVectors], highest[kHeads][kBlockVectors];
-  for (size_t h = 0; h < kHeads; ++h) {
+// else as rough as rounded keys allow (IndexExp). Leaves the largest raw score of each row in `largest`.
+template <IndexKeyType kType, size_t kRows, size_t kSteps>
+inline void exponentials(HeadRows& rows, float* largest, const PassQueries<kType, kRows>& queries,
+                         const ScoredKeys& keys, const RowCounts<kRows>& counts, const float* top) {
+  VF factor[kRows], shift[kRows], sums[kRows][kBlockVectors], highest[kRows][kBlockVectors];
+  for (size_t h = 0; h < kRows; ++h) {
     const float scaled = queries.unit(h) * IndexExp::kScale;
     factor[h] = hn::Set(F32(), scaled);
     shift[h] = hn::Set(F32(), index_exp_shift(top[h], scaled));
@@ -167,9 +173,9 @@ inline void exponentials(HeadRows& rows, float* largest, const PassQueries<kType
   }
   float* scores = rows.scores;
   const size_t stride = rows.stride;
-  for_blocks<kType, kHeads, kSteps>(
-      queries, keys, count, [&](size_t slot, const VF(*raw)[kBlockVectors]) HWY_ATTR {
-        for (size_t h = 0; h < kHeads; ++h) {
+  for_blocks<kType, kRows, kSteps>(
+      queries, keys, counts, -INFINITY, [&](size_t slot, const VF(*raw)[kBlockVectors]) HWY_ATTR {
+        for (size_t h = 0; h < kRows; ++h) {
           for (size_t i = 0; i < kBlockVectors; ++i) {
             highest[h][i] = hn::Max(highest[h][i], raw[h][i]);
             VF e;
@@ -185,8 +191,8 @@ inline void exponentials(HeadRows& rows, float* largest, const PassQueries<kType
           }
         }
       });
-  largest_lanes<kHeads>(largest, highest);
-  for (size_t h = 0; h < kHeads; ++h) {
+  largest_lanes<kRows>(largest, highest);
+  for (size_t h = 0; h < kRows; ++h) {
     HWY_ALIGN float lanes[kIndexBlock];
     for (size_t i = 0; i < kBlockVectors; ++i) hn::Store(sums[h][i], F32(), lanes + i * kLanes);
     float sum = 0.0f;
@@ -196,50 +202,52 @@ inline void exponentials(HeadRows& rows, float* largest, const PassQueries<kType
 }
 
 // Rows of exponentials with the factors that make each a softmax.
-template <IndexKeyType kType, size_t kHeads, size_t kSteps>
-inline void softmax_rows(HeadRows& rows, const PassQueries<kType, kHeads>& queries, const ScoredKeys& keys,
-                         size_t count) {
-  float top[kHeads], largest[kHeads];
-  VF first[kHeads][kBlockVectors];
-  for_blocks<kType, kHeads, kSteps>(queries, keys, std::min(count, kIndexBlock),
-                                    [&](size_t, const VF(*raw)[kBlockVectors]) HWY_ATTR {
-                                      for (size_t h = 0; h < kHeads; ++h) {
-                                        std::copy(raw[h], raw[h] + kBlockVectors, first[h]);
-                                      }
-                                    });
-  largest_lanes<kHeads>(top, first);
-  exponentials<kType, kHeads, kSteps>(rows, largest, queries, keys, count, top);
+template <IndexKeyType kType, size_t kRows, size_t kSteps>
+inline void softmax_rows(HeadRows& rows, const PassQueries<kType, kRows>& queries, const ScoredKeys& keys,
+                         const RowCounts<kRows>& counts) {
+  float top[kRows], largest[kRows];
+  RowCounts<kRows> first_block{{}, kIndexBlock};
+  for (size_t h = 0; h < kRows; ++h) first_block.of[h] = std::min(counts.of[h], kIndexBlock);
+  VF first[kRows][kBlockVectors];
+  for_blocks<kType, kRows, kSteps>(queries, keys, first_block, -INFINITY,
+                                   [&](size_t, const VF(*raw)[kBlockVectors]) HWY_ATTR {
+                                     for (size_t h = 0; h < kRows; ++h) {
+                                       std::copy(raw[h], raw[h] + kBlockVectors, first[h]);
+                                     }
+                                   });
+  largest_lanes<kRows>(top, first);
+  exponentials<kType, kRows, kSteps>(rows, largest, queries, keys, counts, top);
   bool again = false;
-  for (size_t h = 0; h < kHeads; ++h) {
+  for (size_t h = 0; h < kRows; ++h) {
     if (index_exp_reaches(top[h], largest[h], queries.unit(h))) continue;
     top[h] = largest[h];
     again = true;
   }
-  if (again) exponentials<kType, kHeads, kSteps>(rows, largest, queries, keys, count, top);
+  if (again) exponentials<kType, kRows, kSteps>(rows, largest, queries, keys, counts, top);
 }
 
-template <IndexKeyType kType, size_t kHeads, size_t kSteps>
-inline void raw_rows(HeadRows& rows, const PassQueries<kType, kHeads>& queries, const ScoredKeys& keys,
-                     size_t count) {
-  for_blocks<kType, kHeads, kSteps>(
-      queries, keys, count, [&](size_t slot, const VF(*raw)[kBlockVectors]) HWY_ATTR {
-        for (size_t h = 0; h < kHeads; ++h) {
+template <IndexKeyType kType, size_t kRows, size_t kSteps>
+inline void raw_rows(HeadRows& rows, const PassQueries<kType, kRows>& queries, const ScoredKeys& keys,
+                     const RowCounts<kRows>& counts) {
+  for_blocks<kType, kRows, kSteps>(
+      queries, keys, counts, 0.0f, [&](size_t slot, const VF(*raw)[kBlockVectors]) HWY_ATTR {
+        for (size_t h = 0; h < kRows; ++h) {
           for (size_t i = 0; i < kBlockVectors; ++i) {
             hn::StoreU(raw[h][i], F32(), rows.scores + h * rows.stride + slot + i * kLanes);
           }
         }
       });
-  for (size_t h = 0; h < kHeads; ++h) rows.factor[h] = queries.unit(h);
+  for (size_t h = 0; h < kRows; ++h) rows.factor[h] = queries.unit(h);
 }
 
 // out [count rounded up to blocks] (+)= sum over heads, in their order, of factor * score.
-template <size_t kHeads, bool kRelu>
+template <size_t kRows, bool kRelu>
 inline void add_rows(float* out, const HeadRows& rows, size_t count, bool add_to) {
-  VF factor[kHeads];
-  for (size_t h = 0; h < kHeads; ++h) factor[h] = hn::Set(F32(), rows.factor[h]);
+  VF factor[kRows];
+  for (size_t h = 0; h < kRows; ++h) factor[h] = hn::Set(F32(), rows.factor[h]);
   for (size_t slot = 0; slot < count; slot += kLanes) {
     VF sum = add_to ? hn::LoadU(F32(), out + slot) : hn::Zero(F32());
-    for (size_t h = 0; h < kHeads; ++h) {
+    for (size_t h = 0; h < kRows; ++h) {
       VF score = hn::LoadU(F32(), rows.scores + h * rows.stride + slot);
       if constexpr (kRelu) score = hn::Max(score, hn::Zero(F32()));
       sum = hn::MulAdd(score, factor[h], sum);
@@ -248,40 +256,47 @@ inline void add_rows(float* out, const HeadRows& rows, size_t count, bool add_to
   }
 }
 
-template <IndexKeyType kType, size_t kHeads, size_t kSteps>
-inline void score_heads(const IndexScoreArgs& args, HeadRows& rows, size_t first) {
-  const PassQueries<kType, kHeads> queries(args.q + first * args.keys.dim, args.keys.dim);
+// Rows first .. first + kRows - 1 of the call's queries x heads.
+template <IndexKeyType kType, size_t kRows, size_t kSteps>
+inline void score_rows(const IndexScoreArgs& args, HeadRows& rows, size_t first) {
+  const float* from[kRows];
+  RowCounts<kRows> counts{{}, args.count + args.queries - 1};
+  for (size_t h = 0; h < kRows; ++h) {
+    const size_t query = (first + h) / args.heads, head = (first + h) % args.heads;
+    from[h] = args.q + query * args.query_stride + head * args.keys.dim;
+    counts.of[h] = args.count + query;
+  }
+  const PassQueries<kType, kRows> queries(from, args.keys.dim);
   const ScoredKeys keys{args.keys, args.cold, index_key_bytes(kType, args.keys.dim, kIndexBlock)};
   const bool add_to = args.accumulate || first > 0;
   if (args.combine == IndexCombine::softmax_sum) {
-    softmax_rows<kType, kHeads, kSteps>(rows, queries, keys, args.count);
-    return add_rows<kHeads, false>(args.scores, rows, args.count, add_to);
+    softmax_rows<kType, kRows, kSteps>(rows, queries, keys, counts);
+    return add_rows<kRows, false>(args.scores, rows, counts.end, add_to);
   }
-  raw_rows<kType, kHeads, kSteps>(rows, queries, keys, args.count);
+  raw_rows<kType, kRows, kSteps>(rows, queries, keys, counts);
   if (args.combine == IndexCombine::linear_sum) {
-    return add_rows<kHeads, false>(args.scores, rows, args.count, add_to);
+    return add_rows<kRows, false>(args.scores, rows, counts.end, add_to);
   }
-  for (size_t h = 0; h < kHeads; ++h) rows.factor[h] *= args.head_weight[first + h];
-  add_rows<kHeads, true>(args.scores, rows, args.count, add_to);
+  for (size_t h = 0; h < kRows; ++h) rows.factor[h] *= args.head_weight[first + h];
+  add_rows<kRows, true>(args.scores, rows, counts.end, add_to);
+}
+
+// `count` rows, at most kMost.
+template <IndexKeyType kType, size_t kSteps, size_t kMost = kRowsAtOnce>
+inline void score_some(const IndexScoreArgs& args, HeadRows& rows, size_t first, size_t count) {
+  if constexpr (kMost > 1) {
+    if (count < kMost) return score_some<kType, kSteps, kMost - 1>(args, rows, first, count);
+  }
+  score_rows<kType, kMost, kSteps>(args, rows, first);
 }
 
 template <IndexKeyType kType, size_t kSteps>
 inline void score_all_heads(const IndexScoreArgs& args, HeadRows& rows) {
-  for (size_t first = 0; first < args.heads; first += kHeadsAtOnce) {
-    switch (std::min(kHeadsAtOnce, args.heads - first)) {
-      case 1:
-        score_heads<kType, 1, kSteps>(args, rows, first);
-        break;
-      case 2:
-        score_heads<kType, 2, kSteps>(args, rows, first);
-        break;
-      case 3:
-        score_heads<kType, 3, kSteps>(args, rows, first);
-        break;
-      default:
-        score_heads<kType, 4, kSteps>(args, rows, first);
-        break;
-    }
+  const size_t all = args.queries * args.heads;
+  const size_t passes = (all + kRowsAtOnce - 1) / kRowsAtOnce;  // as equal as can be
+  for (size_t pass = 0; pass < passes; ++pass) {
+    const size_t first = all * pass / passes;
+    score_some<kType, kSteps>(args, rows, first, all * (pass + 1) / passes - first);
   }
 }
 
@@ -295,10 +310,11 @@ inline void score_coded(const IndexScoreArgs& args, HeadRows& rows) {
 
 inline void index_scores_simd(const IndexScoreArgs& args, KernelScratch& scratch, int worker) {
   if (args.count == 0) return;
-  const size_t stride = (args.count + kIndexBlock - 1) / kIndexBlock * kIndexBlock;
+  const size_t slots = args.count + args.queries - 1;
+  const size_t stride = (slots + kIndexBlock - 1) / kIndexBlock * kIndexBlock;
   HeadRows rows{};
   rows.scores =
-      reinterpret_cast<float*>(worker_scratch(scratch, worker, kHeadsAtOnce * stride * sizeof(float)));
+      reinterpret_cast<float*>(worker_scratch(scratch, worker, kRowsAtOnce * stride * sizeof(float)));
   rows.stride = stride;
   switch (args.keys.type) {
     case IndexKeyType::f32:
