@@ -79,7 +79,9 @@ def part_speed(folder, arguments):
     command = [sys.executable, ROOT / "bench" / "peers.py", "--full-size", "--models", folder / "model-Q4_1.gguf", "--own-model",
                folder / "mlx", "--indexer", folder / "indexer", "--budget", str(BUDGET), "--parts", "table", "--repeats",
                arguments.repeats, "--decode-tokens", "32", "--tune-context", "512", "--output",
-               ROOT / "build" / "bench-full-size.json", "--resume"]
+               ROOT / "build" / "bench-full-size.json"]
+    if arguments.resume:
+        command += ["--resume"]
     if arguments.contexts:
         command += ["--contexts", arguments.contexts]
     if arguments.peers:
@@ -151,6 +153,7 @@ def main():
     add("--repeats", default="1", help="of the part speed: N,CONTEXT:N,... (%(default)s)")
     add("--peers", help="of the part speed: some of llama.cpp,ik_llama.cpp")
     add("--query-block", type=int, default=0, help="of the part speed: neighbouring queries that choose together (1, the published rule)")
+    add("--resume", action="store_true", help="of the part speed: keep the samples of an earlier run, of this program only")
     add("--long-characters", type=int, default=128_000, help="of text in the part long (%(default)s: about 32,000 tokens)")
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")

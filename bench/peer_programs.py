@@ -1,5 +1,6 @@
 """The programs that ./run bench peers measures: how each is built, set up and run once."""
 
+import hashlib
 import json
 import os
 import re
@@ -60,8 +61,8 @@ class Engine:
                 "samples": {str(c): [asdict(s) for s in samples] for c, samples in self.samples.items()}}
 
     def restore(self, document):
-        """Takes over what an earlier run measured, if its settings were these."""
-        if document.get("settings") != self.settings:
+        """Takes over what an earlier run measured, if its settings and, as far as it is known yet, its program were these."""
+        if document.get("settings") != self.settings or self.version and document.get("version") != self.version:
             return
         self.samples = {int(c): [Sample(**s) for s in samples] for c, samples in document["samples"].items()}
         self.version, self.system = document["version"], document["system"]
@@ -294,4 +295,5 @@ def keysieve_engine(name, setting, options):
         return Sample(prefill["tokens_per_second"], decode["tokens_per_second"], result["memory"]["peak_rss_bytes"],
                       load, load + prefill["seconds"] if context == 16 else None)
 
-    return Engine(name, run, peer=False, settings=" ".join(options))
+    program = hashlib.sha256(setting.program.read_bytes()).hexdigest()[:12]
+    return Engine(name, run, peer=False, settings=" ".join(options), version=f"program {program}")

@@ -72,6 +72,14 @@ class PeersTest(unittest.TestCase):
         self.assertEqual(same.samples, self.fast.samples)
         self.assertEqual(other.samples, {})
 
+    def test_samples_of_another_build_do_not_come_back(self):
+        self.dense.version = "program 1"
+        document = self.dense.document()
+        for version, expected in (("program 1", self.dense.samples), ("program 2", {})):
+            engine = Engine("keysieve dense", None, False, version=version)
+            engine.restore(document)
+            self.assertEqual(engine.samples, expected)
+
 
 if __name__ == "__main__":
     unittest.main()
