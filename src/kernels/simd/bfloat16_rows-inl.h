@@ -5,8 +5,6 @@
 #define KEYSIEVE_SIMD_BFLOAT16_ROWS_INL_H
 #endif
 
-#include <hwy/cache_control.h>
-
 #include <algorithm>
 #include <cstdint>
 
@@ -146,8 +144,8 @@ class RowsAhead {
       const std::byte* key = list_.kv->key_row(list_.kv_head, list_.slots[next_]);
       const std::byte* value = list_.kv->value_row(list_.kv_head, list_.slots[next_]);
       for (size_t at = 0; at < row_bytes_; at += kAlignment) {
-        hwy::Prefetch(key + at);
-        hwy::Prefetch(value + at);
+        prefetch_to_l2(key + at);
+        prefetch_to_l2(value + at);
       }
     }
   }

@@ -5,8 +5,6 @@
 #define KEYSIEVE_SIMD_INDEX_INL_H
 #endif
 
-#include <hwy/cache_control.h>
-
 #include <algorithm>
 #include <cmath>
 
@@ -61,8 +59,8 @@ struct ScoredKeys : IndexKeyView {
 HWY_INLINE void prefetch_block(const ScoredKeys& keys, size_t slot) {
   constexpr size_t kAhead = 4096;
   const std::byte* at = keys.data + slot / kIndexBlock * keys.block_bytes + kAhead;
-  for (size_t line = 0; line < keys.block_bytes; line += kAlignment) hwy::Prefetch(at + line);
-  hwy::Prefetch(keys.scales + slot * index_scale_bytes(keys.type) + kAhead / 8);
+  for (size_t line = 0; line < keys.block_bytes; line += kAlignment) prefetch_to_l2(at + line);
+  prefetch_to_l2(keys.scales + slot * index_scale_bytes(keys.type) + kAhead / 8);
 }
 
 template <IndexKeyType kType>

@@ -5,8 +5,6 @@
 #define KEYSIEVE_SIMD_ROW_ATTENTION_INL_H
 #endif
 
-#include <hwy/cache_control.h>
-
 #include <algorithm>
 
 #include "kernels/simd/vectors-inl.h"
@@ -21,11 +19,10 @@ inline constexpr size_t kPartKeys = 256;
 // Heads x 4 sums, the heads' queries or weights and a row's vector stay in registers: 32 of AVX-512 and
 // NEON, 16 of AVX2.
 inline constexpr size_t kMostHeads = kManyRegisters ? 4 : 3;
-// Selected rows lie anywhere, which no hardware prefetcher foresees: keys are asked for this many rows ahead,
-// and the value of a key while its score is computed, a whole part before it is used. What waits for memory
-// is then always a full queue of lines (cold rows, 512 keys x 3 KV heads: 21 us; values asked for as late as
-// keys: 30 us; 16 keys ahead: 37 us).
-inline constexpr size_t kRowsAhead = 32;
+// Selected rows lie anywhere, which no hardware prefetcher foresees: keys are asked for this many rows ahead
+// (96 to 256 are alike), and the value of a key while its score is computed, a whole part before it is used.
+// What waits for memory is then always a full queue of lines.
+inline constexpr size_t kRowsAhead = 96;
 
 // The rows of one part, as offsets into the keys and values of their KV head.
 struct PartRows {
@@ -48,9 +45,9 @@ HWY_INLINE size_t dim_of(const PartRows& rows) {
 template <KvType kType, size_t kDim>
 HWY_INLINE void prefetch_row(const std::byte* row, const PartRows& rows) {
   const size_t bytes = kv_row_bytes(kType, dim_of<kDim>(rows));
-  for (size_t at = 0; at < bytes; at += kAlignment) hwy::Prefetch(row + at);
+  for (size_t at = 0; at < bytes; at += kAlignment) prefetch_to_l2(row + at);
   // Rows of i8 do not begin on a line: the scale is on the next one.
-  if constexpr (kType == KvType::i8) hwy::Prefetch(row + bytes - 1);
+  if constexpr (kType == KvType::i8) prefetch_to_l2(row + bytes - 1);
 }
 
 // scores [kHeads, kPartKeys] at keys base .. base + kLanes - 1 = scale * q . key, q [kHeads, dim]; raises

@@ -5,8 +5,6 @@
 #define KEYSIEVE_SIMD_UNPACKED_INL_H
 #endif
 
-#include <hwy/cache_control.h>
-
 #include <cstddef>
 #include <cstdint>
 
@@ -54,13 +52,13 @@ HWY_INLINE VU8 field(VU8 v, uint8_t mask) {
   return hn::And(v, hn::Set(d8, mask));
 }
 
-// Asks for codes 2 KB on while some are unpacked. On AVX2 decode of Qwen2.5-Coder-0.5B goes from 57 to 82
-// tokens/s and of SmolLM2-135M from 294 to 328; on AVX-512 from 71 to 74, and from 298 to 274 (medians in
-// turns, Zen 4; docs/performance.md).
+// Asks for codes 4 KB on while some are unpacked, past the page where the hardware's own prefetching stops:
+// decode of SmolLM2-135M after 500 tokens goes from 277 to 302 tokens/s on AVX-512, and on AVX2 it is half of
+// the speed of Qwen2.5-Coder-0.5B (Zen 4; docs/decisions/0024-asking-l2.md).
 HWY_INLINE void ask_ahead(const uint8_t* codes, size_t unit_bytes) {
-  if constexpr (HWY_TARGET == HWY_AVX2) {
-    constexpr size_t kAhead = 2048;
-    for (size_t line = 0; line < unit_bytes; line += kAlignment) hwy::Prefetch(codes + kAhead + line);
+  if constexpr (HWY_ARCH_X86) {
+    constexpr size_t kAhead = 4096;
+    for (size_t line = 0; line < unit_bytes; line += kAlignment) prefetch_to_l2(codes + kAhead + line);
   }
 }
 
