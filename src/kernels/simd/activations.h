@@ -8,17 +8,16 @@ namespace keysieve::simd {
 // Activations rounded to int8 by groups of 32 columns, or of 64, whose two halves then have the same scale:
 // value = scale * code, codes -127 .. 127.
 struct ActivationView {
-  const int8_t* codes;  // [tokens, columns]
-  const float* scales;  // [tokens, columns / 32]
-  // [tokens, columns / 32], scale * sum of the codes + the exact values of the group: what multiplies biases.
-  const float* scaled_sums;
-  const int32_t* sums;  // [tokens, columns / 32], sums of the codes, for weights with a zero point
+  const int8_t* codes;       // [tokens, columns]
+  const float* scales;       // [tokens, columns / 32]
+  const float* scaled_sums;  // [tokens, columns / 32], scale * sum of the codes, for weights with biases
+  const int32_t* sums;       // [tokens, columns / 32], sums of the codes, for weights with a zero point
   const int32_t*
       first_sums;  // [tokens, columns / 32], of the first 16 codes of each group, for 6-bit weights
   size_t tokens;
   size_t columns;  // a multiple of 32
-  // Values that were taken out before rounding (their codes are 0) and multiply the scaled codes of their
-  // columns in fp32, the same even number for every token; where a token has fewer, zeros of column 0 follow.
+  // Values that were taken out before rounding (their codes are 0) and are multiplied in fp32, the same even
+  // number for every token; where a token has fewer, zeros of column 0 follow.
   size_t exact;
   const float* exact_values;      // [tokens, exact]
   const uint32_t* exact_columns;  // [tokens, exact]

@@ -14,8 +14,9 @@
 #include "kernels/simd/unpacked-inl.h"
 #include "kernels/simd/vectors-inl.h"
 
-// Products of the activations that were not rounded (docs/decisions/0018) with single columns of the weights:
-// scale * (code - zero point), for their share of the biases is in the activations' scaled_sums.
+// Products of the activations that were not rounded (docs/decisions/0018): single columns of the weights.
+// Their biases could go with the rounded values' sums for 1% of a product, but then a code times a large
+// value and the bias that takes most of it back are rounded apart.
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
@@ -37,12 +38,6 @@ HWY_INLINE VI column_codes(const uint8_t* group, size_t column, size_t row) {
   return codes;
 }
 
-template <class Kind>
-HWY_INLINE VF scaled(VI code, VI zero, VF scale) {
-  if constexpr (Kind::kHasZeroPoint) code = hn::Sub(code, zero);
-  return hn::Mul(hn::ConvertTo(F32(), code), scale);
-}
-
 // Columns of panels straight from their packed codes, for decode.
 template <class Kind>
 class PackedColumns {
@@ -50,12 +45,13 @@ class PackedColumns {
   struct Column {
     const uint8_t* codes;  // of its group in the first panel, and so the others
     size_t index;          // within the group
-    size_t scales_at;      // its scales of the first panel [16]
+    size_t scales_at;      // its scales (and biases) of the first panel [16]
   };
 
   PackedColumns(const PackedAffine& weight, size_t first_panel)
       : codes_(weight.panel_codes(first_panel)),
         scales_(weight.panel_scales(first_panel)),
+        biases_(weight.panel_biases(first_panel)),
         code_stride_(weight.groups() * group_code_bytes(Kind::kBits)),
         scale_stride_(weight.scale_groups() * kPanelRows),
         scale_columns_(static_cast<uint32_t>(weight.format.group)),
@@ -71,12 +67,15 @@ class PackedColumns {
   HWY_INLINE VF weights(const Column& c, size_t panel, size_t row) const {
     const VI code = column_codes<Kind::kBits>(c.codes + panel * code_stride_, c.index, row);
     const size_t at = c.scales_at + panel * scale_stride_ + row;
-    return scaled<Kind>(code, zero_, load_half(scales_ + at));
+    const VF scale = load_half(scales_ + at);
+    if constexpr (Kind::kHasZeroPoint) return hn::Mul(hn::ConvertTo(F32(), hn::Sub(code, zero_)), scale);
+    return hn::MulAdd(hn::ConvertTo(F32(), code), scale, load_half(biases_ + at));
   }
 
  private:
   const uint8_t* codes_;
   const Half* scales_;
+  const Half* biases_;  // null with a zero point
   size_t code_stride_;  // between panels
   size_t scale_stride_;
   uint32_t scale_columns_;
@@ -100,6 +99,7 @@ class UnpackedColumns {
   struct Column {
     const std::byte* codes;  // of its step in the first panel
     const std::byte* scales;
+    const std::byte* biases;
     VU8 byte;  // which of a row's four is its: picks it and clears the others
   };
 
@@ -112,17 +112,22 @@ class UnpackedColumns {
     const size_t step = index % kUnitColumns / 4;
     return {unit + Layout::code_at(step, 0),
             unit + Layout::scale_at(step / static_cast<size_t>(Kind::kStepsPerRun), 0),
-            byte_of_words(index % 4)};
+            unit + Layout::bias_at(0), byte_of_words(index % 4)};
   }
 
   HWY_INLINE VF weights(const Column& c, size_t panel, size_t row) const {
     const auto* words = reinterpret_cast<const uint8_t*>(c.codes + panel * kStepBytes + row * 4);
-    const auto* scales = reinterpret_cast<const float*>(c.scales + panel * Layout::kVectorBytes) + row;
     const VI code = hn::BitCast(I32(), hn::TableLookupBytesOr0(load_bytes(words), c.byte));
-    return scaled<Kind>(code, zero_, hn::LoadU(F32(), scales));
+    const VF scale = vector_of(c.scales, panel, row);
+    if constexpr (Kind::kHasZeroPoint) return hn::Mul(hn::ConvertTo(F32(), hn::Sub(code, zero_)), scale);
+    return hn::MulAdd(hn::ConvertTo(F32(), code), scale, vector_of(c.biases, panel, row));
   }
 
  private:
+  static HWY_INLINE VF vector_of(const std::byte* vectors, size_t panel, size_t row) {
+    return hn::LoadU(F32(), reinterpret_cast<const float*>(vectors + panel * Layout::kVectorBytes) + row);
+  }
+
   const std::byte* unpacked_;
   VI zero_;
 };

@@ -153,7 +153,7 @@ inline size_t coarsest_group(const float* scales, size_t groups) {
 
 // Of a token that is rounded: takes the largest value out of what shares the coarsest scale and rounds the
 // rest of that again, `exact` times (at most kShared * kMostExactValues). values and at [exact]: what was
-// taken out, and its column; each two of them in the order of their columns. scaled_sums have them still.
+// taken out, and its column; each two of them in the order of their columns.
 template <size_t kShared>
 inline void take_out_largest(const QuantizedToken& out, const float* x, size_t columns, size_t exact,
                              float* values, uint32_t* at) {
@@ -179,7 +179,6 @@ inline void take_out_largest(const QuantizedToken& out, const float* x, size_t c
       std::swap(values[n - 1], values[n]);
     }
   }
-  for (size_t n = 0; n < exact; ++n) out.scaled_sums[at[n] / kGroup] += values[n];
 }
 
 }  // namespace keysieve::simd::HWY_NAMESPACE
