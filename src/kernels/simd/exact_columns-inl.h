@@ -15,8 +15,6 @@
 #include "kernels/simd/vectors-inl.h"
 
 // Products of the activations that were not rounded (docs/decisions/0018): single columns of the weights.
-// Their biases could go with the rounded values' sums for 1% of a product, but then a code times a large
-// value and the bias that takes most of it back are rounded apart.
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
@@ -82,14 +80,6 @@ class PackedColumns {
   VI zero_;
 };
 
-// For TableLookupBytesOr0: byte `index` of each group of four and, with the sign bit set, three zeros.
-HWY_INLINE VU8 byte_of_words(size_t index) {
-  HWY_ALIGN static constexpr uint32_t kWords[4] = {0x80808000, 0x80808004, 0x80808008, 0x8080800C};
-  const auto words = hn::LoadDup128(U32(), kWords);
-  return hn::BitCast(hn::ScalableTag<uint8_t>(),
-                     hn::Add(words, hn::Set(U32(), static_cast<uint32_t>(index))));
-}
-
 // Columns of panels that were unpacked for prefill. The same operations: a token's result does not depend on
 // how many came with it.
 template <class Kind, size_t kPanels>
@@ -100,7 +90,7 @@ class UnpackedColumns {
     const std::byte* codes;  // of its step in the first panel
     const std::byte* scales;
     const std::byte* biases;
-    VU8 byte;  // which of a row's four is its: picks it and clears the others
+    int shift;  // of its byte in a row's four
   };
 
   UnpackedColumns(const PackedAffine& weight, const std::byte* unpacked)
@@ -112,12 +102,13 @@ class UnpackedColumns {
     const size_t step = index % kUnitColumns / 4;
     return {unit + Layout::code_at(step, 0),
             unit + Layout::scale_at(step / static_cast<size_t>(Kind::kStepsPerRun), 0),
-            unit + Layout::bias_at(0), byte_of_words(index % 4)};
+            unit + Layout::bias_at(0), static_cast<int>(index % 4 * 8)};
   }
 
   HWY_INLINE VF weights(const Column& c, size_t panel, size_t row) const {
-    const auto* words = reinterpret_cast<const uint8_t*>(c.codes + panel * kStepBytes + row * 4);
-    const VI code = hn::BitCast(I32(), hn::TableLookupBytesOr0(load_bytes(words), c.byte));
+    const auto* words = reinterpret_cast<const uint32_t*>(c.codes + panel * kStepBytes + row * 4);
+    const VI code = hn::BitCast(
+        I32(), hn::And(hn::ShiftRightSame(hn::LoadU(U32(), words), c.shift), hn::Set(U32(), 255)));
     const VF scale = vector_of(c.scales, panel, row);
     if constexpr (Kind::kHasZeroPoint) return hn::Mul(hn::ConvertTo(F32(), hn::Sub(code, zero_)), scale);
     return hn::MulAdd(hn::ConvertTo(F32(), code), scale, vector_of(c.biases, panel, row));

@@ -135,9 +135,9 @@ inline void multiply(const RowOutput& to, const PackedMatrix& weight, size_t fir
   plain_matmul(to, static_cast<const PackedPlain&>(weight), first, last, input.x, input.tokens);
 }
 
-inline void run_part(const MatmulPart& part, const MatmulInput& input, KernelScratch& scratch, int worker) {
+// work [work_bytes of the job's weight]
+inline void run_part(const MatmulPart& part, const MatmulInput& input, std::byte* work) {
   const MatmulJob& job = *part.job;
-  std::byte* work = worker_scratch(scratch, worker, work_bytes(*job.weight, input.tokens));
   multiply({job.out, job.out_stride, 0, job.add}, *job.weight, part.first, part.last, input, work);
 }
 
@@ -173,18 +173,15 @@ inline void decode_matmul(std::span<const MatmulJob> jobs, const MatmulInput& in
   // No part of a decode needs a worker's scratch, so this stays.
   auto* up = reinterpret_cast<float*>(worker_scratch(scratch, 0, up_values * sizeof(float)));
   std::vector<MatmulJob> single;
-  for (const MatmulJob& job : jobs) {
+  for (const MatmulJob& job : up_values == 0 ? std::span<const MatmulJob>() : jobs) {
     single.push_back({job.out, job.out_stride, job.weight, job.add});
     if (job.up == nullptr) continue;
     single.push_back({up, job.up->rows(), job.up});
     up += input.tokens * job.up->rows();
   }
-  const std::vector<MatmulPart> parts = split(single, input.tokens, threads);
-  threads.run(parts.size(), [&](size_t i, int) {
-    const MatmulPart& part = parts[i];
-    const RowOutput to{part.job->out, part.job->out_stride, 0, part.job->add};
-    multiply(to, *part.job->weight, part.first, part.last, input, nullptr);
-  });
+  const std::vector<MatmulPart> parts =
+      split(up_values == 0 ? jobs : std::span<const MatmulJob>(single), input.tokens, threads);
+  threads.run(parts.size(), [&](size_t i, int) { run_part(parts[i], input, nullptr); });
   up -= up_values;
   for (const MatmulJob& job : jobs) {
     if (job.up == nullptr) continue;
@@ -202,7 +199,9 @@ inline void matmul_simd(std::span<const MatmulJob> jobs, const float* x, size_t 
   if (tokens <= kDecodeTokens) return decode_matmul(jobs, input, scratch, threads);
   const std::vector<MatmulPart> parts = split(jobs, tokens, threads);
   threads.run(parts.size(), [&](size_t i, int worker) {
-    (parts[i].job->up == nullptr ? run_part : run_gated_part)(parts[i], input, scratch, worker);
+    const MatmulJob& job = *parts[i].job;
+    if (job.up != nullptr) return run_gated_part(parts[i], input, scratch, worker);
+    run_part(parts[i], input, worker_scratch(scratch, worker, work_bytes(*job.weight, tokens)));
   });
 }
 

@@ -15,7 +15,6 @@
 #include "kernels/simd/head_maps-inl.h"
 #include "kernels/simd/index-inl.h"
 #include "kernels/simd/matmul-inl.h"
-#include "kernels/simd/quantize-inl.h"
 #include "kernels/simd/top_k-inl.h"
 
 HWY_BEFORE_NAMESPACE();

@@ -52,9 +52,9 @@ HWY_INLINE VU8 field(VU8 v, uint8_t mask) {
   return hn::And(v, hn::Set(d8, mask));
 }
 
-// Asks for codes 4 KB on while some are unpacked, past the page where the hardware's own prefetching stops:
-// decode of SmolLM2-135M after 500 tokens goes from 277 to 302 tokens/s on AVX-512, and on AVX2 it is half of
-// the speed of Qwen2.5-Coder-0.5B (Zen 4; docs/decisions/0024-asking-l2.md).
+// Asks for codes 4 KB on while some are unpacked: decode of SmolLM2-135M after 500 tokens goes from 277 to
+// 295 tokens/s on AVX-512 (2 KB on; 4 KB is as good there), that of Qwen2.5-Coder-0.5B on AVX2 from 57 to
+// some 80 (Zen 4; docs/decisions/0024-asking-l2.md, docs/performance.md).
 HWY_INLINE void ask_ahead(const uint8_t* codes, size_t unit_bytes) {
   if constexpr (HWY_ARCH_X86) {
     constexpr size_t kAhead = 4096;
