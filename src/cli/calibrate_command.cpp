@@ -59,6 +59,9 @@ class CalibrateCommand final : public Command {
     add_count(app, "--query-block", query_block_,
               "neighbouring queries of a prompt that choose keys together")
         ->default_str("4");
+    add_count(app, "--refine", refine_,
+              "in decode and at a prompt's end, attention chooses among so many times the budget")
+        ->default_str("1");
     output_.add(app, false);
   }
 
@@ -82,6 +85,7 @@ class CalibrateCommand final : public Command {
     job.options.sinks = sinks_;
     job.options.recent = recent_;
     job.options.query_block = query_block_;
+    job.options.refine = refine_;
     job.options.shape = parse_indexer_shape(shape_);
     if (!index_keys_.empty()) job.options.index_keys = parse_index_key_choice(index_keys_);
     const InterruptGuard interrupt;
@@ -110,6 +114,7 @@ class CalibrateCommand final : public Command {
     if (budget_total_ > 0) text += fmt::format(" --budget-total {}", budget_total_);
     if (!dense_layers_.empty()) text += " --dense-layers " + dense_layers_;
     if (reach_ > 0) text += fmt::format(" --reach {}", reach_);
+    if (refine_ > 1) text += fmt::format(" --refine {}", refine_);
     if (!index_keys_.empty()) text += " --index-keys " + index_keys_;
     text += shape_ == "native" ? fmt::format(" --rank {} --sharpness {}", rank_, sharpness_)
                                : " --shape " + shape_;
@@ -169,6 +174,7 @@ class CalibrateCommand final : public Command {
   std::string dense_layers_;
   std::string index_keys_;
   size_t query_block_ = 4;
+  size_t refine_ = 1;
   size_t sinks_ = 4;
   size_t recent_ = 16;
   OutputArguments output_;

@@ -183,6 +183,13 @@ void SparseArguments::add(CLI::App& app, Aliases aliases, Selection takes) {
       ->check(CLI::Range(size_t{1}, SessionOptions::kMostQueryBlock))
       ->type_name("N")
       ->take_last();
+  app.add_option(
+         "--refine", refine,
+         "in decode and at a prompt's end, attention itself chooses among N times the budget; without "
+         "it, the indexer's own")
+      ->check(CLI::Range(size_t{1}, SessionOptions::kMostRefine))
+      ->type_name("N")
+      ->take_last();
   app.add_option("--sparse-layers", sparse_layers,
                  "read sparsely in these layers only, like 3,5-7; the others read everything")
       ->type_name("LIST")
@@ -251,6 +258,10 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
       throw Error(ErrorKind::usage, "--query-block", "given with dense attention", "an indexer",
                   "name one with --indexer, or auto");
     }
+    if (refine > 0) {
+      throw Error(ErrorKind::usage, "--refine", "given with dense attention", "an indexer",
+                  "name one with --indexer, or auto");
+    }
     if (cache != "full") {
       throw Error(ErrorKind::usage, "--cache", cache + " without an indexer", "full",
                   "name one with --indexer, or auto");
@@ -269,6 +280,7 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
   options.sinks = sinks;
   options.recent = recent;
   options.query_block = query_block;
+  options.refine = refine;
   options.mass = mass;
   options.sparse_layers = parse_layers(sparse_layers, "--sparse-layers");
   if (selection == "shared") options.selection = SelectionMode::shared;

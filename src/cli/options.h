@@ -47,6 +47,7 @@ struct SparseArguments {
   float mass = 1;
   std::string selection;       // empty, "shared" or "per-group"
   size_t query_block = 0;      // 0: the indexer's own
+  size_t refine = 0;           // likewise
   std::string sparse_layers;   // "3,5-7"; empty: all
   std::string selection_file;  // where --selection may also name a file
   std::string cache = "full";

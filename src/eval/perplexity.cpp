@@ -41,18 +41,23 @@ bool feed_context(SequenceState& state, std::span<const int32_t> window, size_t 
                   const std::atomic<bool>* cancel) {
   ForwardOptions options;
   options.logits = Logits::none;
-  options.more_to_come = state.cache().keeps_everything();
+  options.to_come = state.cache().keeps_everything() ? kMoreToCome : 0;
   state.clear();
   const std::span<const int32_t> before = window.first(first - 1);
   return prefill(state, before, options, [&](size_t) { return !is_cancelled(cancel); }) == before.size();
 }
 
 // Feeds the tokens that count; a cache with a budget gets them one by one, as in decode: within a chunk their
-// queries would still see each other's rows and all that the cut has yet to drop.
+// queries would still see each other's rows and all that the cut has yet to drop. A text's end is no prompt's
+// end, whose queries may be refined.
 bool feed_counted(SequenceState& state, std::span<const int32_t> tokens, const ForwardOptions& options,
                   const std::atomic<bool>* cancel) {
   const auto going = [&](size_t) { return !is_cancelled(cancel); };
-  if (state.cache().keeps_everything()) return prefill(state, tokens, options, going) == tokens.size();
+  if (state.cache().keeps_everything()) {
+    ForwardOptions reading = options;
+    reading.to_come = kMoreToCome;
+    return prefill(state, tokens, reading, going) == tokens.size();
+  }
   for (const int32_t& token : tokens) {
     forward(state, std::span(&token, 1), options);
     if (is_cancelled(cancel)) return false;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <functional>
 #include <numeric>
 #include <utility>
@@ -32,12 +33,16 @@ void SelectionPolicy::validate() const {
     throw Error(ErrorKind::usage, "mass", fmt::format("{}", mass), "more than 0 and at most 1");
   }
   if (query_block == 0) throw Error(ErrorKind::usage, "query block", "0", "at least 1");
+  if (refine == 0) throw Error(ErrorKind::usage, "refine", "0", "at least 1");
   check(budget, false);
   for (const size_t value : budgets) check(value, true);
 }
 
 SelectionPolicy SelectionPolicy::from(const IndexerConfig& config) {
-  return {config.budget, config.budgets, config.sinks, config.recent, config.scope, config.query_block};
+  SelectionPolicy policy{config.budget, config.budgets, config.sinks,
+                         config.recent, config.scope,   config.query_block};
+  policy.refine = config.refine;
+  return policy;
 }
 
 void SelectionBuffer::reset(size_t queries, size_t groups, size_t budget) {
@@ -97,6 +102,7 @@ void ScoringSelector::score_block(float* out, const LayerQuery& query, size_t fi
 void ScoringSelector::reserve_workers(const LayerQuery& query, const KernelContext& context) {
   worker_scores_.resize(std::max(worker_scores_.size(), static_cast<size_t>(context.threads.count())));
   worker_values_.resize(worker_scores_.size());
+  worker_refined_.resize(worker_scores_.size());
   // Grown with room to spare: a decode step adds one slot, and must not allocate each time.
   const size_t needed = round_up_to_block(query.slots());
   for (std::vector<float>& scores : worker_scores_) {
@@ -210,9 +216,13 @@ void ScoringSelector::select_block(const LayerQuery& query, QueryBlock block, si
     } else if (!scored) {
       score(scores, query, last, group, false, context, worker);
     }
-    context.kernels.top_k(middle, scores + policy_.sinks, middle_end - policy_.sinks, best, context.scratch,
-                          worker);
-    for (size_t i = 0; i < best; ++i) middle[i] += static_cast<uint32_t>(policy_.sinks);
+    if (policy_.refine > 1 && block.first >= query.refine_from) {
+      refine(middle, best, scores, query, block, group, context, worker);
+    } else {
+      context.kernels.top_k(middle, scores + policy_.sinks, middle_end - policy_.sinks, best, context.scratch,
+                            worker);
+      for (size_t i = 0; i < best; ++i) middle[i] += static_cast<uint32_t>(policy_.sinks);
+    }
     if (policy_.mass < 1) kept = keep_mass(middle, best, scores, middle_end, candidates, worker);
   }
   const size_t read = budget - (best - kept);
@@ -222,6 +232,55 @@ void ScoringSelector::select_block(const LayerQuery& query, QueryBlock block, si
     if (i != last) std::copy_n(row, count, out.row(i, group));
     out.count(i, group) = static_cast<uint32_t>(count);
   }
+}
+
+void ScoringSelector::refine(uint32_t* middle, size_t best, const float* scores, const LayerQuery& query,
+                             QueryBlock block, size_t group, KernelContext& context, int worker) {
+  // As calibrated scores are (decision 0017): heads that look for few keys come first.
+  constexpr float kSharpness = 1.5f;
+  const KvView& kv = query.kv;
+  const size_t heads = query.heads / kv.kv_heads, sinks = policy_.sinks;
+  const size_t last = block.first + block.count - 1;
+  const size_t middle_end = query.candidates(block.first) - policy_.recent;
+  const size_t most = std::min(policy_.refine * best, middle_end - sinks);
+  RefineBuffers& work = worker_refined_[static_cast<size_t>(worker)];
+  // Sinks and the end take part, since they take their share of attention.
+  work.slots.resize(sinks + most + query.candidates(last) - middle_end);
+  uint32_t* const found = work.slots.data() + sinks;
+  std::iota(work.slots.begin(), work.slots.begin() + static_cast<std::ptrdiff_t>(sinks), uint32_t{0});
+  context.kernels.top_k(found, scores + sinks, middle_end - sinks, most, context.scratch, worker);
+  for (size_t i = 0; i < most; ++i) found[i] += static_cast<uint32_t>(sinks);
+  std::iota(found + most, work.slots.data() + work.slots.size(), static_cast<uint32_t>(middle_end));
+  work.logits.resize(heads * work.slots.size());
+  work.shares.assign(work.slots.size(), 0.0f);
+  // A shared set is chosen by all KV heads.
+  const size_t first_kv_head = groups_ == 1 ? 0 : group, end = groups_ == 1 ? kv.kv_heads : group + 1;
+  for (size_t i = block.first; i <= last; ++i) {
+    const size_t count = work.slots.size() - (last - i);
+    for (size_t kv_head = first_kv_head; kv_head < end; ++kv_head) {
+      context.kernels.key_scores({.scores = work.logits.data(),
+                                  .stride = count,
+                                  .q = query.inputs.q + (i * query.heads + kv_head * heads) * kv.head_dim,
+                                  .heads = heads,
+                                  .scale = kSharpness / std::sqrt(static_cast<float>(kv.head_dim)),
+                                  .kv = kv,
+                                  .kv_head = kv_head,
+                                  .slots = std::span(work.slots).first(count)},
+                                 context.scratch, worker);
+      for (size_t h = 0; h < heads; ++h) {
+        context.kernels.add_softmax(work.shares.data(), work.logits.data() + h * count, count, true);
+      }
+    }
+  }
+  work.chosen.resize(best);
+  context.kernels.top_k(work.chosen.data(), work.shares.data() + sinks, most, best, context.scratch, worker);
+  for (size_t i = 0; i < best; ++i) middle[i] = found[work.chosen[i]];
+}
+
+size_t ScoringSelector::keys_refined(const LayerQuery& query, size_t index) const {
+  const size_t budget = policy_.layer_budget(query.layer), candidates = query.candidates(index);
+  if (policy_.refine == 1 || index < query.refine_from || candidates <= budget) return 0;
+  return budget > candidates / policy_.refine ? candidates : policy_.refine * budget;
 }
 
 namespace {

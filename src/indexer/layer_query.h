@@ -38,6 +38,10 @@ struct LayerQuery {
   std::span<const IndexKeyView> index_keys;  // [key_heads]; empty for selectors without index keys
   const int32_t* slot_positions;  // [sets, kv.capacity]; null: slot and position are the same number
   SelectionRecorder* recorder;    // null: off
+  size_t heads = 0;               // of inputs.q
+  // Queries from here on may be refined (SelectionPolicy::refine): those of decode and of a prompt's end.
+  // None where the keys do not lie slot by slot in `kv`.
+  size_t refine_from = SIZE_MAX;
 
   size_t candidates(size_t query) const { return first_visible + query + 1; }
   size_t slots() const { return first_visible + inputs.tokens; }

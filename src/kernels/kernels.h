@@ -110,6 +110,18 @@ struct IndexScoreArgs {
   size_t query_stride = 0;  // floats from one query to the next; unused for one
 };
 
+// One query's attention scores for some of the stored keys of its KV head.
+struct KeyScoreArgs {
+  float* scores;   // [heads, stride]; of each row the first slots.size() are written
+  size_t stride;   // at least slots.size()
+  const float* q;  // [heads, head_dim], after RoPE
+  size_t heads;    // that share the KV head
+  float scale;     // head_dim^-0.5, or sharper
+  KvView kv;
+  size_t kv_head;
+  std::span<const uint32_t> slots;
+};
+
 // A family of kernels: `reference` (scalar, fp32, exact dequantised weights) or one SIMD target. All
 // functions are deterministic: equal inputs give bitwise equal outputs, whatever the number of threads. Sizes
 // are trusted (the model checks them when weights are bound); nothing here throws but for lack of memory.
@@ -161,6 +173,10 @@ class Kernels {
   // Softmax attention over all visible slots or over each query's selection (keys not selected are not read).
   // From three queries on avx512bf16 multiplies stored f16 and i8 in bfloat16; all else sums fp32 products.
   virtual void attention(const AttentionArgs& args, KernelScratch& scratch, const Threads& threads) const = 0;
+
+  // scores[h, j] = scale * q[h] . key[slots[j]], summed in fp32. Runs on the calling thread; `worker` picks
+  // the scratch.
+  virtual void key_scores(const KeyScoreArgs& args, KernelScratch& scratch, int worker) const = 0;
 
   // On the calling thread. A token's result does not depend on the others.
   virtual void map_heads(const HeadMapArgs& args) const = 0;

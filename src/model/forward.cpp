@@ -204,8 +204,9 @@ size_t prefill(SequenceState& state, std::span<const int32_t> tokens, const Forw
   while (done < tokens.size()) {
     const size_t count = std::min(state.max_chunk(), tokens.size() - done);
     ForwardOptions chunk_options = options;
-    chunk_options.more_to_come = options.more_to_come || done + count < tokens.size();
-    if (options.logits == Logits::last && chunk_options.more_to_come) chunk_options.logits = Logits::none;
+    const size_t rest = tokens.size() - done - count;
+    chunk_options.to_come = options.to_come > kMoreToCome - rest ? kMoreToCome : options.to_come + rest;
+    if (options.logits == Logits::last && chunk_options.to_come > 0) chunk_options.logits = Logits::none;
     forward(state, tokens.subspan(done, count), chunk_options);
     done += count;
     if (keep_going && !keep_going(done)) break;

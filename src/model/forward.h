@@ -15,14 +15,17 @@ namespace keysieve {
 
 enum class Logits : uint8_t { none, last, all };
 
+inline constexpr size_t kMoreToCome = SIZE_MAX;
+
 struct ForwardOptions {
   Logits logits = Logits::last;
   // Logits::all: called with consecutive blocks of rows, so that [tokens, vocabulary] is never held:
   // first_position of the block's first token, rows [tokens, vocabulary].
   std::function<void(size_t first_position, size_t tokens, std::span<const float> rows)> on_logits = {};
-  // More chunks of the same prompt follow: a cache with a budget is not cut yet (it is cut after a prompt's
-  // last chunk, when the last queries have voted). prefill() sets this itself.
-  bool more_to_come = false;
+  // How many tokens of the same prompt follow, kMoreToCome: some. As long as there are any, a cache with a
+  // budget is not cut (it is cut after a prompt's last chunk, when the last queries have voted). prefill()
+  // adds what it cuts off itself.
+  size_t to_come = 0;
   SelectionRecorder* recorder = nullptr;  // gets the positions every query reads, dense ones too
   const ForwardTaps* taps = nullptr;
 };

@@ -15,6 +15,16 @@ LayerInputs inputs_of(const Chunk& chunk) {
           .tokens = chunk.tokens};
 }
 
+// Queries this near a prompt's end ask the question: what they miss the answer misses.
+constexpr size_t kPromptEnd = 64;
+
+// The first of the chunk's queries that may be refined.
+size_t refine_from(const Chunk& chunk) {
+  if (!chunk.state.cache->rows_in_place()) return SIZE_MAX;
+  const size_t at_end = kPromptEnd - std::min(kPromptEnd, chunk.options.to_come);
+  return chunk.tokens - std::min(chunk.tokens, at_end);
+}
+
 // The chunk's queries against all rows stored so far, the chunk's own included.
 LayerQuery query_of(const Chunk& chunk, size_t layer) {
   const KvCache& cache = *chunk.state.cache;
@@ -24,7 +34,9 @@ LayerQuery query_of(const Chunk& chunk, size_t layer) {
           .kv = cache.kv(layer),
           .index_keys = cache.index_keys(layer),
           .slot_positions = cache.slot_positions(layer),
-          .recorder = chunk.options.recorder};
+          .recorder = chunk.options.recorder,
+          .heads = chunk.config().heads,
+          .refine_from = refine_from(chunk)};
 }
 
 void append(Chunk& chunk, size_t layer) {
@@ -93,6 +105,20 @@ void count_scores(Chunk& chunk, uint64_t slots, uint64_t distinct) {
   work.multiply_adds += slots * shape.query_heads * shape.dim;
 }
 
+// The keys that refining reads on top of what attention does.
+void count_refined(Chunk& chunk, const LayerQuery& query) {
+  const ModelConfig& config = chunk.config();
+  uint64_t rows = 0;
+  for (size_t i = 0; i < chunk.tokens; ++i)
+    rows += chunk.state.selector->keys_refined(query, i) * config.kv_heads;
+  if (rows == 0) return;
+  WorkCounters& work = chunk.state.work;
+  const uint64_t row_bytes = kv_row_bytes(query.kv.type, config.head_dim);
+  work.kv_bytes_read += rows * row_bytes;
+  work.memory_bytes_read += std::min<uint64_t>(rows, query.slots() * config.kv_heads) * row_bytes;
+  work.multiply_adds += rows * (config.heads / config.kv_heads) * config.head_dim;
+}
+
 // The same question for some of the chunk's queries.
 LayerQuery part_of(const LayerQuery& query, const ModelConfig& config, size_t first, size_t count) {
   LayerQuery part = query;
@@ -102,6 +128,7 @@ LayerQuery part_of(const LayerQuery& query, const ModelConfig& config, size_t fi
   part.inputs.positions += first;
   part.inputs.tokens = count;
   part.first_visible += first;
+  if (part.refine_from != SIZE_MAX) part.refine_from -= std::min(part.refine_from, first);
   return part;
 }
 
@@ -164,6 +191,7 @@ void attend_selected(Chunk& chunk, const LayerQuery& query) {
     scored += attend_part(chunk, part_of(query, chunk.config(), first, count), first);
   }
   count_scores(chunk, scored, scored == 0 ? 0 : query.candidates(chunk.tokens - 1));
+  count_refined(chunk, query);
 }
 
 // The scores of the last `voters` queries: [groups, slots].
@@ -227,11 +255,11 @@ void layer_attention(Chunk& chunk, size_t layer) {
 
   // A layer within its budget meets one new row: that is decode, or the same thing at a prompt's end.
   const bool limited = cache.budget(layer) != 0;
-  if (limited && chunk.tokens == 1 && before <= cache.budget(layer) && !chunk.options.more_to_come) {
+  if (limited && chunk.tokens == 1 && before <= cache.budget(layer) && chunk.options.to_come == 0) {
     return attend_after_drop(chunk, query);
   }
   attend_selected(chunk, query);
-  if (limited && cache.over_budget(layer) && (cache.cuts_each_chunk() || !chunk.options.more_to_come)) {
+  if (limited && cache.over_budget(layer) && (cache.cuts_each_chunk() || chunk.options.to_come == 0)) {
     cache.keep_best(layer, score_slots(chunk, query, cache.voters()));
   }
 }

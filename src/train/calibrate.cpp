@@ -168,6 +168,7 @@ std::optional<Calibration> calibrate_native(const std::shared_ptr<const Model>& 
   result.config.recent = options.recent;
   result.config.key_choice = options.index_keys.value_or(IndexKeyChoice::i4);
   result.config.query_block = options.query_block;
+  result.config.refine = options.refine;
   result.config.has_bias = true;
   SelectionPolicy::from(result.config).validate();
   MomentCollector moments(config.layers, config.heads, config.kv_heads, config.head_dim, model->threads());

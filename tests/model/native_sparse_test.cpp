@@ -46,21 +46,22 @@ class NativeSparse : public ::testing::TestWithParam<std::string_view> {
   }
   std::shared_ptr<KeySelector> selector(size_t budget, SelectionScope scope = SelectionScope::per_group,
                                         IndexKeyChoice keys = IndexKeyChoice::f32) const {
+    return selector_of(1.0f, keys, {.budget = budget, .budgets = {}, .scope = scope});
+  }
+  // An indexer whose scores are `sign` times those of attention.
+  std::shared_ptr<KeySelector> selector_of(float sign, IndexKeyChoice keys, SelectionPolicy policy) const {
     const ModelConfig& model = model_->config();
-    IndexerConfig config = IndexerConfig::native_for(model_->shape(), model.head_dim, budget);
+    IndexerConfig config = IndexerConfig::native_for(model_->shape(), model.head_dim, policy.budget);
     config.map_per_head = true;
     config.key_choice = keys;
     IndexerLayerWeights layer;
-    layer.q = identity(model.heads, model.head_dim, 1.0f / std::sqrt(static_cast<float>(model.head_dim)));
+    layer.q = identity(model.heads, model.head_dim, sign / std::sqrt(static_cast<float>(model.head_dim)));
     layer.k = identity(model.kv_heads, model.head_dim, 1.0f);
     const std::vector<IndexerLayerWeights> layers(model.layers, layer);
     const auto indexer = std::make_shared<const Indexer>(config, layers, model_->shape(),
                                                          model_->shared_kernels(), model_->threads());
-    SelectionPolicy policy;
-    policy.budget = budget;
     policy.sinks = kSinks;
     policy.recent = kRecent;
-    policy.scope = scope;
     return std::make_shared<LearnedSelector>(indexer, policy);
   }
 
@@ -77,41 +78,86 @@ class NativeSparse : public ::testing::TestWithParam<std::string_view> {
   std::vector<int32_t> expected_selection(std::span<const float> q, std::span<const float> k, size_t t,
                                           size_t group) const;
 
+  // Of refine times the budget that attend least (the scores of an indexer of sign -1), those that attend
+  // most, by attention to them, the sinks and the end.
+  std::vector<int32_t> refined_selection(std::span<const float> q, std::span<const float> k, size_t t,
+                                         size_t group, size_t refine) const;
+  // Sums over the group's heads of softmaxes over `slots` of factor times the logits: [slots].
+  std::vector<double> shares(std::span<const float> q, std::span<const float> k, size_t t, size_t group,
+                             double factor, std::span<const int32_t> slots) const;
+
   testing::TinyFolder folder_;
   std::shared_ptr<const Model> model_;
   std::vector<int32_t> tokens_ = some_tokens();
 };
 
-std::vector<int32_t> NativeSparse::expected_selection(std::span<const float> q, std::span<const float> k,
-                                                      size_t t, size_t group) const {
+std::vector<double> NativeSparse::shares(std::span<const float> q, std::span<const float> k, size_t t,
+                                         size_t group, double factor, std::span<const int32_t> slots) const {
   const ModelConfig& c = model_->config();
-  std::vector<double> scores(t + 1, 0.0);
+  std::vector<double> scores(slots.size(), 0.0);
   const size_t per_group = c.heads / c.kv_heads;
   for (size_t h = group * per_group; h < (group + 1) * per_group; ++h) {
-    std::vector<double> weights(t + 1);
+    std::vector<double> weights;
     double sum = 0;
-    for (size_t s = 0; s <= t; ++s) {
+    for (const int32_t s : slots) {
       double dot = 0;
       for (size_t d = 0; d < c.head_dim; ++d) {
         dot += static_cast<double>(q[(t * c.heads + h) * c.head_dim + d]) *
-               static_cast<double>(k[(s * c.kv_heads + group) * c.head_dim + d]);
+               static_cast<double>(k[(static_cast<size_t>(s) * c.kv_heads + group) * c.head_dim + d]);
       }
-      weights[s] = std::exp(dot / std::sqrt(static_cast<double>(c.head_dim)));
-      sum += weights[s];
+      weights.push_back(std::exp(factor * dot / std::sqrt(static_cast<double>(c.head_dim))));
+      sum += weights.back();
     }
-    for (size_t s = 0; s <= t; ++s) scores[s] += weights[s] / sum;
+    for (size_t s = 0; s < slots.size(); ++s) scores[s] += weights[s] / sum;
   }
+  return scores;
+}
+
+// The `count` of `slots` with the largest scores.
+std::vector<int32_t> best_of(std::span<const int32_t> slots, std::span<const double> scores, size_t count) {
+  std::vector<size_t> order(slots.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return scores[a] > scores[b]; });
+  std::vector<int32_t> best;
+  for (size_t i = 0; i < std::min(count, order.size()); ++i) best.push_back(slots[order[i]]);
+  return best;
+}
+
+bool always_read(size_t t, int32_t slot) {
+  return static_cast<size_t>(slot) < kSinks || static_cast<size_t>(slot) + kRecent > t;
+}
+
+std::vector<int32_t> NativeSparse::expected_selection(std::span<const float> q, std::span<const float> k,
+                                                      size_t t, size_t group) const {
+  std::vector<int32_t> all(t + 1);
+  for (size_t s = 0; s <= t; ++s) all[s] = static_cast<int32_t>(s);
+  std::vector<double> scores = shares(q, k, t, group, 1.0, all);
   for (size_t s = 0; s <= t; ++s) {
-    if (s < kSinks || s + kRecent > t) scores[s] = 1e9;  // always kept
+    if (always_read(t, all[s])) scores[s] = 1e9;
   }
-  std::vector<int32_t> order(t + 1);
-  for (size_t s = 0; s <= t; ++s) order[s] = static_cast<int32_t>(s);
-  std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-    return scores[static_cast<size_t>(a)] > scores[static_cast<size_t>(b)];
-  });
-  order.resize(std::min(order.size(), kSparseBudget));
-  std::sort(order.begin(), order.end());
-  return order;
+  std::vector<int32_t> best = best_of(all, scores, kSparseBudget);
+  std::sort(best.begin(), best.end());
+  return best;
+}
+
+std::vector<int32_t> NativeSparse::refined_selection(std::span<const float> q, std::span<const float> k,
+                                                     size_t t, size_t group, size_t refine) const {
+  std::vector<int32_t> all(t + 1);
+  for (size_t s = 0; s <= t; ++s) all[s] = static_cast<int32_t>(s);
+  if (all.size() <= kSparseBudget) return all;
+  std::vector<double> scores = shares(q, k, t, group, -1.0, all);
+  for (size_t s = 0; s <= t; ++s) {
+    if (always_read(t, all[s])) scores[s] = 1e9;
+  }
+  const size_t best = kSparseBudget - kSinks - kRecent;
+  const std::vector<int32_t> found = best_of(all, scores, kSinks + kRecent + refine * best);
+  scores = shares(q, k, t, group, 1.5, found);
+  for (size_t s = 0; s < found.size(); ++s) {
+    if (always_read(t, found[s])) scores[s] = 1e9;
+  }
+  std::vector<int32_t> chosen = best_of(found, scores, kSparseBudget);
+  std::sort(chosen.begin(), chosen.end());
+  return chosen;
 }
 
 TEST_P(NativeSparse, ABudgetNothingExceedsIsDense) {
@@ -138,6 +184,47 @@ TEST_P(NativeSparse, EachGroupReadsItsOwnBestPositions) {
       for (size_t group = 0; group < model_->config().kv_heads; ++group) {
         const auto& found = row.groups.size() == 1 ? row.groups[0] : row.groups.at(group);
         ASSERT_EQ(found, expected_selection(q, k, t, group)) << "chunk " << chunk << ", query " << t;
+      }
+    }
+  }
+}
+
+// An indexer that scores the wrong way round, put right by attention itself among what it lets through.
+TEST_P(NativeSparse, AttentionChoosesAmongTheBestScores) {
+  std::vector<float> q;
+  std::vector<float> k;
+  ForwardTaps taps;
+  taps.projections = [&](const TapPlace& place, const float* q_rows, const float* k_rows, const float*) {
+    if (place.layer != 0) return;
+    q.insert(q.end(), q_rows, q_rows + place.tokens * model_->config().q_width());
+    k.insert(k.end(), k_rows, k_rows + place.tokens * model_->config().kv_width());
+  };
+  const auto refined = [&](size_t refine) {
+    return selector_of(
+        -1.0f, IndexKeyChoice::f32,
+        {.budget = kSparseBudget, .budgets = {}, .scope = SelectionScope::per_group, .refine = refine});
+  };
+  uint64_t plain_bytes = 0;
+  for (const size_t refine : {1, 2, 64}) {
+    for (const size_t to_come : {size_t{0}, size_t{50}, size_t{64}, kMoreToCome}) {
+      for (const size_t chunk : {40, 7, 1}) {
+        q.clear();
+        k.clear();
+        SelectionRecorder recorder;
+        SequenceState state(model_, {.max_chunk = chunk, .selector = refined(refine)});
+        prefill(state, tokens_, {.to_come = to_come, .recorder = &recorder, .taps = &taps});
+        for (size_t t = 0; t < kSparseTokens; ++t) {
+          // The prompt's last 64 tokens are refined, those to come counted.
+          const bool at_end = to_come < 64 && kSparseTokens - t + to_come <= 64;
+          const SelectionRecorder::Row& row = recorder.layers().at(0).at(t);
+          for (size_t group = 0; group < model_->config().kv_heads; ++group) {
+            const auto& found = row.groups.size() == 1 ? row.groups[0] : row.groups.at(group);
+            ASSERT_EQ(found, refined_selection(q, k, t, group, at_end ? refine : 1))
+                << "refine " << refine << ", to come " << to_come << ", chunk " << chunk << ", query " << t;
+          }
+        }
+        if (chunk == 40 && to_come == 0 && refine > 1) EXPECT_GT(state.work().kv_bytes_read, plain_bytes);
+        if (chunk == 40 && to_come == 0 && refine == 1) plain_bytes = state.work().kv_bytes_read;
       }
     }
   }

@@ -56,6 +56,16 @@ float load_value(const std::byte* row, KvType type, size_t dim, size_t i) {
   return to_float(reinterpret_cast<const Half*>(row)[i]);
 }
 
+// q . the key of a slot
+double key_score(const float* q, const KvView& kv, size_t kv_head, size_t slot) {
+  const std::byte* key = kv.key_row(kv_head, slot);
+  double score = 0;
+  for (size_t d = 0; d < kv.head_dim; ++d) {
+    score += static_cast<double>(q[d]) * static_cast<double>(load_value(key, kv.type, kv.head_dim, d));
+  }
+  return score;
+}
+
 // Softmax attention of one query head over `count` slots; slots null means 0 .. count-1. weights [count] is
 // scratch.
 void attend(float* out, const float* q, const AttentionArgs& args, size_t kv_head, const uint32_t* slots,
@@ -63,12 +73,7 @@ void attend(float* out, const float* q, const AttentionArgs& args, size_t kv_hea
   const KvView& kv = args.kv;
   double largest = -INFINITY;
   for (size_t j = 0; j < count; ++j) {
-    const std::byte* key = kv.key_row(kv_head, slots != nullptr ? slots[j] : j);
-    double score = 0;
-    for (size_t d = 0; d < kv.head_dim; ++d) {
-      score += static_cast<double>(q[d]) * static_cast<double>(load_value(key, kv.type, kv.head_dim, d));
-    }
-    weights[j] = score * static_cast<double>(args.scale);
+    weights[j] = key_score(q, kv, kv_head, slots != nullptr ? slots[j] : j) * static_cast<double>(args.scale);
     largest = std::max(largest, weights[j]);
   }
   double total = 0;
@@ -194,6 +199,16 @@ class ReferenceKernels : public Kernels {
       const size_t offset = task * args.kv.head_dim;
       attend(args.out + offset, args.q + offset, args, kv_head, slots, count, weights);
     });
+  }
+
+  void key_scores(const KeyScoreArgs& args, KernelScratch&, int) const override {
+    for (size_t h = 0; h < args.heads; ++h) {
+      const float* q = args.q + h * args.kv.head_dim;
+      for (size_t j = 0; j < args.slots.size(); ++j) {
+        const double score = key_score(q, args.kv, args.kv_head, args.slots[j]);
+        args.scores[h * args.stride + j] = static_cast<float>(score * static_cast<double>(args.scale));
+      }
+    }
   }
 
   void map_heads(const HeadMapArgs& args) const override { reference::map_heads(args); }

@@ -177,14 +177,6 @@ inline void spread_queries(const AttentionArgs& args, KernelScratch& scratch, co
   });
 }
 
-// Calls run.operator()<kDim>() for the head sizes that most models have, 0 for the others.
-template <class Run>
-inline void with_head_dim(size_t head_dim, const Run& run) {
-  if (head_dim == 64) return run.template operator()<64>();
-  if (head_dim == 128) return run.template operator()<128>();
-  run.template operator()<0>();
-}
-
 template <KvType kType>
 inline void decode_attention(const AttentionArgs& args, KernelScratch& scratch, const Threads& threads) {
   with_head_dim(args.kv.head_dim, [&]<size_t kDim>() { spread_parts<kType, kDim>(args, scratch, threads); });

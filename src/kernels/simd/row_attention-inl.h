@@ -51,8 +51,8 @@ HWY_INLINE void prefetch_row(const std::byte* row, const PartRows& rows) {
 }
 
 // scores [kHeads, kPartKeys] at keys base .. base + kLanes - 1 = scale * q . key, q [kHeads, dim]; raises
-// top [kHeads] to the largest of each lane.
-template <KvType kType, size_t kDim, size_t kHeads>
+// top [kHeads] to the largest of each lane. kValues: the rows' values are read next, so they are asked for.
+template <KvType kType, size_t kDim, size_t kHeads, bool kValues = true>
 HWY_INLINE void block_scores(float* scores, VF* top, const float* q, float scale, const PartRows& rows,
                              size_t base) {
   const size_t dim = dim_of<kDim>(rows);
@@ -64,7 +64,7 @@ HWY_INLINE void block_scores(float* scores, VF* top, const float* q, float scale
     for (size_t j = 0; j < 4; ++j) {
       key_rows[j] = rows.keys + offsets[j];
       prefetch_row<kType, kDim>(rows.keys + offsets[kRowsAhead + j], rows);
-      prefetch_row<kType, kDim>(rows.values + offsets[j], rows);
+      if constexpr (kValues) prefetch_row<kType, kDim>(rows.values + offsets[j], rows);
     }
     VF sums[kHeads][4];
     for (auto& head : sums) std::fill(head, head + 4, hn::Zero(F32()));
@@ -215,25 +215,41 @@ HWY_NOINLINE void attend_heads(const PartResult& result, float* scores, const fl
   part_values<kType, kDim, kHeads>(result.out, scores, rows);
 }
 
-// All heads of a group over one part, in turns of as equal a size as kMostHeads allows: 7 heads are 4 + 3.
+// Calls run.operator()<kHeads>(first head) for all heads of a group, in turns of as equal a size as
+// kMostHeads allows: 7 heads are 4 + 3.
+template <class Run>
+inline void in_turns(size_t heads, const Run& run) {
+  for (size_t h = 0; h < heads;) {
+    const size_t turns = (heads - h + kMostHeads - 1) / kMostHeads;
+    const size_t now = (heads - h + turns - 1) / turns;
+    if constexpr (kMostHeads == 4) {
+      if (now == 4) run.template operator()<kMostHeads>(h);
+    }
+    if (now == 3) run.template operator()<3>(h);
+    if (now == 2) run.template operator()<2>(h);
+    if (now == 1) run.template operator()<1>(h);
+    h += now;
+  }
+}
+
+// Calls run.operator()<kDim>() for the head sizes that most models have, 0 for the others.
+template <class Run>
+inline void with_head_dim(size_t head_dim, const Run& run) {
+  if (head_dim == 64) return run.template operator()<64>();
+  if (head_dim == 128) return run.template operator()<128>();
+  run.template operator()<0>();
+}
+
+// All heads of a group over one part.
 template <KvType kType, size_t kDim>
 inline void attend_part(const PartResult& result, float* scores, const float* q, size_t heads, float scale,
                         const PartRows& rows) {
   const size_t dim = dim_of<kDim>(rows);
   for (size_t j = 0; j < kRowsAhead; ++j) prefetch_row<kType, kDim>(rows.keys + rows.offsets[j], rows);
-  for (size_t h = 0; h < heads;) {
-    const size_t turns = (heads - h + kMostHeads - 1) / kMostHeads;
-    const size_t now = (heads - h + turns - 1) / turns;
+  in_turns(heads, [&]<size_t kHeads>(size_t h) {
     const PartResult here{result.maximum + h, result.total + h, result.out + h * dim};
-    const float* from = q + h * dim;
-    if constexpr (kMostHeads == 4) {
-      if (now == 4) attend_heads<kType, kDim, kMostHeads>(here, scores, from, scale, rows);
-    }
-    if (now == 3) attend_heads<kType, kDim, 3>(here, scores, from, scale, rows);
-    if (now == 2) attend_heads<kType, kDim, 2>(here, scores, from, scale, rows);
-    if (now == 1) attend_heads<kType, kDim, 1>(here, scores, from, scale, rows);
-    h += now;
-  }
+    attend_heads<kType, kDim, kHeads>(here, scores, q + h * dim, scale, rows);
+  });
 }
 
 }  // namespace keysieve::simd::HWY_NAMESPACE

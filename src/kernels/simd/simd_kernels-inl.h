@@ -14,6 +14,7 @@
 #include "kernels/simd/elementwise-inl.h"
 #include "kernels/simd/head_maps-inl.h"
 #include "kernels/simd/index-inl.h"
+#include "kernels/simd/key_scores-inl.h"
 #include "kernels/simd/matmul-inl.h"
 #include "kernels/simd/top_k-inl.h"
 
@@ -94,6 +95,10 @@ class SimdKernels : public Kernels {
       with_kv_type(args.kv.type,
                    [&]<KvType kType>() { dense_prefill_attention<kType>(args, scratch, threads); });
     }
+  }
+
+  void key_scores(const KeyScoreArgs& args, KernelScratch& scratch, int worker) const override {
+    with_kv_type(args.kv.type, [&]<KvType kType>() { key_scores_simd<kType>(args, scratch, worker); });
   }
 
   void map_heads(const HeadMapArgs& args) const override { map_heads_simd(args); }
