@@ -49,12 +49,11 @@ struct SessionOptions {
   // 0: the indexer's own (1 for seed indexers).
   static constexpr size_t kMostQueryBlock = 64;
   size_t query_block = 0;
-  // In decode and for the last 64 queries of a prompt: of so many times the budget that the indexer scores
-  // best, the model's own attention chooses what is read. A rare key is found more surely, for as many keys
-  // read. With a tiered cache it is 1, since most keys are not in place. At most kMostRefine; 0: the
-  // indexer's own.
-  static constexpr size_t kMostRefine = 64;
-  size_t refine = 0;
+  // In decode and for the last 64 queries of a prompt: of so many positions that the indexer scores best, the
+  // model's own attention chooses those that are read. A rare key is found more surely, for as many keys read
+  // beside. Up to the budget, and with a tiered cache, most of whose keys are not in place, the indexer alone
+  // chooses. nullopt: the indexer's own.
+  std::optional<size_t> refine;
   // A query with more candidates than the budget reads only the fewest positions that the indexer expects to
   // carry this share of its attention, at most the budget. 1: always the budget. Less needs a native indexer;
   // what a fixed cache keeps is not touched.

@@ -60,8 +60,8 @@ class CalibrateCommand final : public Command {
               "neighbouring queries of a prompt that choose keys together")
         ->default_str("4");
     add_count(app, "--refine", refine_,
-              "in decode and at a prompt's end, attention chooses among so many times the budget")
-        ->default_str("1");
+              "in decode and at a prompt's end, attention chooses among so many positions")
+        ->default_str("0");
     output_.add(app, false);
   }
 
@@ -114,7 +114,7 @@ class CalibrateCommand final : public Command {
     if (budget_total_ > 0) text += fmt::format(" --budget-total {}", budget_total_);
     if (!dense_layers_.empty()) text += " --dense-layers " + dense_layers_;
     if (reach_ > 0) text += fmt::format(" --reach {}", reach_);
-    if (refine_ > 1) text += fmt::format(" --refine {}", refine_);
+    if (refine_ > 0) text += fmt::format(" --refine {}", refine_);
     if (!index_keys_.empty()) text += " --index-keys " + index_keys_;
     text += shape_ == "native" ? fmt::format(" --rank {} --sharpness {}", rank_, sharpness_)
                                : " --shape " + shape_;
@@ -174,7 +174,7 @@ class CalibrateCommand final : public Command {
   std::string dense_layers_;
   std::string index_keys_;
   size_t query_block_ = 4;
-  size_t refine_ = 1;
+  size_t refine_ = 0;
   size_t sinks_ = 4;
   size_t recent_ = 16;
   OutputArguments output_;

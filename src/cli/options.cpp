@@ -183,13 +183,10 @@ void SparseArguments::add(CLI::App& app, Aliases aliases, Selection takes) {
       ->check(CLI::Range(size_t{1}, SessionOptions::kMostQueryBlock))
       ->type_name("N")
       ->take_last();
-  app.add_option(
-         "--refine", refine,
-         "in decode and at a prompt's end, attention itself chooses among N times the budget; without "
-         "it, the indexer's own")
-      ->check(CLI::Range(size_t{1}, SessionOptions::kMostRefine))
-      ->type_name("N")
-      ->take_last();
+  add_count(
+      app, "--refine", refine,
+      "in decode and at a prompt's end, attention itself chooses among so many positions, 0: none; without "
+      "it, the indexer's own");
   app.add_option("--sparse-layers", sparse_layers,
                  "read sparsely in these layers only, like 3,5-7; the others read everything")
       ->type_name("LIST")
@@ -258,7 +255,7 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
       throw Error(ErrorKind::usage, "--query-block", "given with dense attention", "an indexer",
                   "name one with --indexer, or auto");
     }
-    if (refine > 0) {
+    if (refine) {
       throw Error(ErrorKind::usage, "--refine", "given with dense attention", "an indexer",
                   "name one with --indexer, or auto");
     }

@@ -36,18 +36,18 @@ struct ModelArguments {
   ModelOptions model_options() const;  // for verbs that load the model as a job of their own
 };
 
-// --indexer, --run-config, --budget, --sinks, --recent, --mass, --selection, --query-block, --sparse-layers,
-// --cache, --vote, --prune, --cold-store, --dense
+// --indexer, --run-config, --budget, --sinks, --recent, --mass, --selection, --query-block, --refine,
+// --sparse-layers, --cache, --vote, --prune, --cold-store, --dense
 struct SparseArguments {
   std::string indexer;  // empty: `auto` where a budget is given, else none
   std::string run_config;
   size_t budget = 0;
   std::optional<size_t> sinks;
   std::optional<size_t> recent;
+  std::optional<size_t> refine;
   float mass = 1;
   std::string selection;       // empty, "shared" or "per-group"
   size_t query_block = 0;      // 0: the indexer's own
-  size_t refine = 0;           // likewise
   std::string sparse_layers;   // "3,5-7"; empty: all
   std::string selection_file;  // where --selection may also name a file
   std::string cache = "full";

@@ -65,11 +65,7 @@ SelectionPolicy selection_policy(const SessionOptions& options, size_t layers) {
                 fmt::format("at most {}", SessionOptions::kMostQueryBlock));
   }
   if (options.query_block > 0) policy.query_block = options.query_block;
-  if (options.refine > SessionOptions::kMostRefine) {
-    throw Error(ErrorKind::usage, "refine", fmt::format("{}", options.refine),
-                fmt::format("at most {}", SessionOptions::kMostRefine));
-  }
-  if (options.refine > 0) policy.refine = options.refine;
+  if (options.refine) policy.refine = *options.refine;
   policy.mass = options.mass;
   if (options.selection == SelectionMode::shared) policy.scope = SelectionScope::shared;
   if (options.selection == SelectionMode::per_group) policy.scope = SelectionScope::per_group;

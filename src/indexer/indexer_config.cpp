@@ -16,7 +16,6 @@ namespace {
 // Far above any real indexer (the seed's: 6 heads of 69; Qwen3-8B: 36 layers, 4096 wide), and small enough
 // that no product of two of them overflows.
 constexpr size_t kMostQueryBlock = 64;
-constexpr size_t kMostRefine = 64;
 constexpr size_t kMostHeads = 4096;
 constexpr size_t kMostDim = kMaxIndexDim;
 constexpr size_t kMostHidden = size_t{1} << 20;
@@ -253,7 +252,7 @@ IndexerConfig parse_indexer_config(const Json& json, std::string_view subject) {
   config.recent = reader.size("recent", config.recent, 0, kMostPositions);
   config.scope = reader.choice("selection", config.scope, kScopes);
   config.query_block = reader.size("query_block", 1, 1, kMostQueryBlock);
-  config.refine = reader.size("refine", 1, 1, kMostRefine);
+  config.refine = reader.size("refine", 0, 0, kMostPositions);
   config.key_choice = reader.choice("index_keys", config.key_choice, kKeyChoices);
   config.model = reader.text("model", "");
   check_rules(config, subject);
@@ -283,7 +282,7 @@ Json to_json(const IndexerConfig& config) {
     json["head_dim"] = config.head_dim;
     json["query_maps"] = config.map_per_head ? "per_head" : "per_group";
   }
-  if (config.refine > 1) json["refine"] = config.refine;
+  if (config.refine > 0) json["refine"] = config.refine;
   if (!config.budgets.empty()) json["budgets"] = config.budgets;
   if (!config.model.empty()) json["model"] = config.model;
   return json;

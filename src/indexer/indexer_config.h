@@ -65,7 +65,7 @@ struct IndexerConfig {
   size_t recent = 0;            // always kept: the last `recent` positions, the query's own included
   SelectionScope scope = SelectionScope::shared;
   size_t query_block = 1;  // neighbouring queries of a prompt that choose together
-  size_t refine = 1;       // of so many times the budget attention chooses (SelectionPolicy::refine)
+  size_t refine = 0;       // positions that attention chooses among (SelectionPolicy::refine)
   IndexKeyChoice key_choice = IndexKeyChoice::automatic;
   std::string model;  // fingerprint of the model it was made for; empty: not compared
 

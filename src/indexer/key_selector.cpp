@@ -33,7 +33,6 @@ void SelectionPolicy::validate() const {
     throw Error(ErrorKind::usage, "mass", fmt::format("{}", mass), "more than 0 and at most 1");
   }
   if (query_block == 0) throw Error(ErrorKind::usage, "query block", "0", "at least 1");
-  if (refine == 0) throw Error(ErrorKind::usage, "refine", "0", "at least 1");
   check(budget, false);
   for (const size_t value : budgets) check(value, true);
 }
@@ -216,8 +215,9 @@ void ScoringSelector::select_block(const LayerQuery& query, QueryBlock block, si
     } else if (!scored) {
       score(scores, query, last, group, false, context, worker);
     }
-    if (policy_.refine > 1 && block.first >= query.refine_from) {
-      refine(middle, best, scores, query, block, group, context, worker);
+    if (policy_.refine > budget && block.first >= query.refine_from) {
+      const size_t most = std::min(policy_.refine - budget + best, middle_end - policy_.sinks);
+      refine(middle, best, most, scores, query, block, group, context, worker);
     } else {
       context.kernels.top_k(middle, scores + policy_.sinks, middle_end - policy_.sinks, best, context.scratch,
                             worker);
@@ -234,15 +234,15 @@ void ScoringSelector::select_block(const LayerQuery& query, QueryBlock block, si
   }
 }
 
-void ScoringSelector::refine(uint32_t* middle, size_t best, const float* scores, const LayerQuery& query,
-                             QueryBlock block, size_t group, KernelContext& context, int worker) {
-  // As calibrated scores are (decision 0017): heads that look for few keys come first.
-  constexpr float kSharpness = 1.5f;
+void ScoringSelector::refine(uint32_t* middle, size_t best, size_t most, const float* scores,
+                             const LayerQuery& query, QueryBlock block, size_t group, KernelContext& context,
+                             int worker) {
+  // Heads that look for few keys come first, more so than in calibrated scores (decisions 0017, 0025).
+  constexpr float kSharpness = 2.5f;
   const KvView& kv = query.kv;
   const size_t heads = query.heads / kv.kv_heads, sinks = policy_.sinks;
   const size_t last = block.first + block.count - 1;
   const size_t middle_end = query.candidates(block.first) - policy_.recent;
-  const size_t most = std::min(policy_.refine * best, middle_end - sinks);
   RefineBuffers& work = worker_refined_[static_cast<size_t>(worker)];
   // Sinks and the end take part, since they take their share of attention.
   work.slots.resize(sinks + most + query.candidates(last) - middle_end);
@@ -279,8 +279,8 @@ void ScoringSelector::refine(uint32_t* middle, size_t best, const float* scores,
 
 size_t ScoringSelector::keys_refined(const LayerQuery& query, size_t index) const {
   const size_t budget = policy_.layer_budget(query.layer), candidates = query.candidates(index);
-  if (policy_.refine == 1 || index < query.refine_from || candidates <= budget) return 0;
-  return budget > candidates / policy_.refine ? candidates : policy_.refine * budget;
+  if (policy_.refine <= budget || index < query.refine_from || candidates <= budget) return 0;
+  return std::min(policy_.refine, candidates);
 }
 
 namespace {

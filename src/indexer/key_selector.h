@@ -27,13 +27,14 @@ struct SelectionPolicy {
   // this share of its attention, at most the budget. 1: always the budget. For scores that are shares of
   // attention (IndexCombine::softmax_sum).
   double mass = 1;
-  // In decode and at a prompt's end (LayerQuery::refine_from): of so many times the budget that score best,
-  // the model's own attention chooses what is read (decision 0025). 1: the scores alone choose.
-  size_t refine = 1;
+  // In decode and at a prompt's end (LayerQuery::refine_from): of so many positions that score best, sinks
+  // and recent included, the model's own attention chooses what is read (decision 0025). Up to the budget:
+  // the scores alone choose.
+  size_t refine = 0;
 
   size_t layer_budget(size_t layer) const { return layer < budgets.size() ? budgets[layer] : budget; }
   // Throws Error{usage} for a budget of 0 (not in `budgets`), for sinks + recent > a budget, for a
-  // query_block or refine of 0, and for a mass that is not above 0 and at most 1.
+  // query_block of 0, and for a mass that is not above 0 and at most 1.
   void validate() const;
   static SelectionPolicy from(const IndexerConfig& config);
 };
@@ -162,10 +163,10 @@ class ScoringSelector : public KeySelector {
   // `middle_end` on and the sinks are read; leaves these in front, ascending.
   size_t keep_mass(uint32_t* middle, size_t count, const float* scores, size_t middle_end, size_t candidates,
                    int worker);
-  // Leaves in `middle` the `best` slots that attention gives most to, of refine times as many that score
-  // best; ascending. The share of each head counts alike, as in the scores.
-  void refine(uint32_t* middle, size_t best, const float* scores, const LayerQuery& query, QueryBlock block,
-              size_t group, KernelContext& context, int worker);
+  // Leaves in `middle` the `best` slots that attention gives most to, of the `most` that score best;
+  // ascending. The share of each head counts alike, as in the scores.
+  void refine(uint32_t* middle, size_t best, size_t most, const float* scores, const LayerQuery& query,
+              QueryBlock block, size_t group, KernelContext& context, int worker);
   // Readies `out` and the working memory for a selection. False: nothing is to be selected.
   bool begin(const LayerQuery& query, KernelContext& context, SelectionBuffer& out);
   std::vector<QueryBlock> blocks_of(const LayerQuery& query) const;
@@ -180,7 +181,7 @@ class ScoringSelector : public KeySelector {
   std::vector<std::vector<float>> worker_scores_;  // [threads][slots rounded up to 16]
   std::vector<std::vector<float>> worker_values_;  // [threads][budget], of keep_mass()
   struct RefineBuffers {
-    std::vector<uint32_t> slots;   // [sinks + refine * best + the end]
+    std::vector<uint32_t> slots;   // [sinks + most + the end]
     std::vector<float> logits;     // [heads of a KV head, slots]
     std::vector<float> shares;     // [slots], of attention
     std::vector<uint32_t> chosen;  // [best], indices in `slots` past the sinks

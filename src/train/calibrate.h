@@ -35,7 +35,7 @@ struct CalibrationOptions {
   // Likewise: how keys are stored; unset: 4 bits a value for native, f32 for the published shape.
   std::optional<IndexKeyChoice> index_keys = std::nullopt;
   size_t query_block = 4;  // likewise: neighbouring queries of a prompt that choose together
-  size_t refine = 1;       // likewise: of so many times the budget attention chooses
+  size_t refine = 0;       // likewise: positions that attention chooses among
   // Not 0: positions that all layers read together, spread over them by the attention they catch (see
   // layer_budgets.h) instead of `budget` for each, which becomes their mean.
   size_t budget_total = 0;

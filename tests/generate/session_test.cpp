@@ -390,9 +390,6 @@ TEST_F(SessionTest, OptionsThatMakeNoSenseAreRefused) {
   options = sparse(20);
   options.query_block = SessionOptions::kMostQueryBlock + 1;
   expect_error(ErrorKind::usage, {"query block", "65", "at most 64"}, [&] { Session(model_, options); });
-  options = sparse(20);
-  options.refine = SessionOptions::kMostRefine + 1;
-  expect_error(ErrorKind::usage, {"refine", "65", "at most 64"}, [&] { Session(model_, options); });
   LoadOptions load;
   load.kernels = "abacus";
   expect_error(ErrorKind::usage, {"abacus", "reference"}, [&] { (void)TinyWorld::get().load(load); });
