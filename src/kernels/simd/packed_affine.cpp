@@ -85,8 +85,9 @@ AlignedArray<Half> to_fp16(const AlignedArray<float>& values, float factor, Aren
   return halves;
 }
 
-// Unmapping interrupts every core, to make it forget the pages. Panel by panel that took a third of the time to
-// load, so a megabyte of the file goes at a time; what another thread still reads of it comes back by itself.
+// Unmapping interrupts every core, to make it forget the pages. Panel by panel that took a third of the time
+// to load, so a megabyte of the file goes at a time; what another thread still reads of it comes back by
+// itself.
 size_t panels_released_at_once(size_t panel_bytes) {
   constexpr size_t kBytes = size_t{1} << 20;
   return std::max<size_t>(1, kBytes / panel_bytes);
