@@ -105,17 +105,22 @@ void count_scores(Chunk& chunk, uint64_t slots, uint64_t distinct) {
   work.multiply_adds += slots * shape.query_heads * shape.dim;
 }
 
-// The keys that refining reads on top of what attention does.
+// The keys that refining reads. Those it chooses attention reads again, from a cache by then.
 void count_refined(Chunk& chunk, const LayerQuery& query) {
   const ModelConfig& config = chunk.config();
-  uint64_t rows = 0;
-  for (size_t i = 0; i < chunk.tokens; ++i)
-    rows += chunk.state.selector->keys_refined(query, i) * config.kv_heads;
+  const KeySelector& selector = *chunk.state.selector;
+  uint64_t rows = 0, chosen = 0;
+  for (size_t i = 0; i < chunk.tokens; ++i) {
+    const size_t keys = selector.keys_refined(query, i);
+    rows += keys * config.kv_heads;
+    if (keys > 0) chosen += selector.budget(query.layer) * config.kv_heads;
+  }
   if (rows == 0) return;
   WorkCounters& work = chunk.state.work;
   const uint64_t row_bytes = kv_row_bytes(query.kv.type, config.head_dim);
   work.kv_bytes_read += rows * row_bytes;
-  work.memory_bytes_read += std::min<uint64_t>(rows, query.slots() * config.kv_heads) * row_bytes;
+  const uint64_t stored = query.slots() * config.kv_heads;
+  work.memory_bytes_read += (std::min(rows, stored) - std::min(chosen, stored)) * row_bytes;
   work.multiply_adds += rows * (config.heads / config.kv_heads) * config.head_dim;
 }
 
