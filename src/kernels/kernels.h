@@ -110,16 +110,18 @@ struct IndexScoreArgs {
   size_t query_stride = 0;  // floats from one query to the next; unused for one
 };
 
-// One query's attention scores for some of the stored keys of its KV head.
+// Attention scores of one query, or of neighbours, for some of the stored keys of a KV head.
 struct KeyScoreArgs {
-  float* scores;   // [heads, stride]; of each row the first slots.size() are written
+  float* scores;   // [queries, heads, stride]; of each row the first slots.size() are written
   size_t stride;   // at least slots.size()
-  const float* q;  // [heads, head_dim], after RoPE
+  const float* q;  // [queries, heads, head_dim], after RoPE; see query_stride
   size_t heads;    // that share the KV head
   float scale;     // head_dim^-0.5, or sharper
   KvView kv;
   size_t kv_head;
   std::span<const uint32_t> slots;
+  size_t queries = 1;
+  size_t query_stride = 0;  // floats from one query of q to the next; unused for one
 };
 
 // A family of kernels: `reference` (scalar, fp32, exact dequantised weights) or one SIMD target. All
@@ -174,8 +176,8 @@ class Kernels {
   // From three queries on avx512bf16 multiplies stored f16 and i8 in bfloat16; all else sums fp32 products.
   virtual void attention(const AttentionArgs& args, KernelScratch& scratch, const Threads& threads) const = 0;
 
-  // scores[h, j] = scale * q[h] . key[slots[j]], summed in fp32. Runs on the calling thread; `worker` picks
-  // the scratch.
+  // scores[i, h, j] = scale * q[i, h] . key[slots[j]], summed in fp32, in one order for one query and in
+  // another for several. Runs on the calling thread; `worker` picks the scratch.
   virtual void key_scores(const KeyScoreArgs& args, KernelScratch& scratch, int worker) const = 0;
 
   // On the calling thread. A token's result does not depend on the others.

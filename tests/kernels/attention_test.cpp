@@ -148,7 +148,7 @@ TEST(Attention, SetsMayBeChosenOnTheWay) {
   }
 }
 
-// Scores of keys in any order and number, and nothing written past them.
+// Scores of keys in any order and number, of one query and of neighbours, and nothing written past them.
 TEST(Attention, KeyScoresAreTheReferences) {
   const auto reference = make_kernels("reference");
   const Threads threads(1);
@@ -156,31 +156,35 @@ TEST(Attention, KeyScoresAreTheReferences) {
     for (const AttentionCase& c : kCases) {
       AttentionCase one = c;
       one.past += 700;
+      one.queries = 5;
       const AttentionProblem setup(one);
-      const KvView kv = setup.view();
       const size_t heads = c.heads / c.kv_heads;
       Random random(3);
-      for (const size_t count : {size_t{1}, size_t{15}, size_t{256}, size_t{601}}) {
+      for (const auto& [count, queries] :
+           {std::pair<size_t, size_t>{1, 1}, {15, 1}, {256, 1}, {601, 1}, {1, 2}, {64, 4}, {601, 5}}) {
         std::vector<uint32_t> slots(count);
-        for (uint32_t& slot : slots) slot = random.below(static_cast<uint32_t>(one.past + c.queries));
+        for (uint32_t& slot : slots) slot = random.below(static_cast<uint32_t>(one.past + one.queries));
         const size_t stride = count + 3;
         for (size_t kv_head = 0; kv_head < c.kv_heads; ++kv_head) {
-          std::vector<float> expected(heads * stride, -7.0f), found = expected;
+          std::vector<float> expected(queries * heads * stride, -7.0f), found = expected;
           KernelScratch scratch(threads);
           KeyScoreArgs args{.scores = expected.data(),
                             .stride = stride,
                             .q = setup.q.data() + kv_head * heads * c.head_dim,
                             .heads = heads,
                             .scale = setup.scale,
-                            .kv = kv,
+                            .kv = setup.view(),
                             .kv_head = kv_head,
-                            .slots = slots};
+                            .slots = slots,
+                            .queries = queries,
+                            .query_stride = c.heads * c.head_dim};
           reference->key_scores(args, scratch, 0);
           args.scores = found.data();
           kernels->key_scores(args, scratch, 0);
           for (size_t i = 0; i < found.size(); ++i) {
             ASSERT_NEAR(found[i], expected[i], 2e-5f)
-                << kernels->name() << " heads " << c.heads << " dim " << c.head_dim << " count " << count;
+                << kernels->name() << " heads " << c.heads << " dim " << c.head_dim << " count " << count
+                << " queries " << queries;
             if (i % stride >= count) ASSERT_EQ(found[i], -7.0f);
           }
         }

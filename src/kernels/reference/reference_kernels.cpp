@@ -202,11 +202,11 @@ class ReferenceKernels : public Kernels {
   }
 
   void key_scores(const KeyScoreArgs& args, KernelScratch&, int) const override {
-    for (size_t h = 0; h < args.heads; ++h) {
-      const float* q = args.q + h * args.kv.head_dim;
+    for (size_t row = 0; row < args.queries * args.heads; ++row) {
+      const float* q = args.q + row / args.heads * args.query_stride + row % args.heads * args.kv.head_dim;
       for (size_t j = 0; j < args.slots.size(); ++j) {
         const double score = key_score(q, args.kv, args.kv_head, args.slots[j]);
-        args.scores[h * args.stride + j] = static_cast<float>(score * static_cast<double>(args.scale));
+        args.scores[row * args.stride + j] = static_cast<float>(score * static_cast<double>(args.scale));
       }
     }
   }
