@@ -54,6 +54,9 @@ struct SessionOptions {
   // beside. Up to the budget, and with a tiered cache, most of whose keys are not in place, the indexer alone
   // chooses. nullopt: the indexer's own.
   std::optional<size_t> refine;
+  // The same for a prompt's queries before these (and for a text that `eval ppl` reads): reading is slower
+  // and loses less at a small budget.
+  std::optional<size_t> refine_prompt;
   // A query with more candidates than the budget reads only the fewest positions that the indexer expects to
   // carry this share of its attention, at most the budget. 1: always the budget. Less needs a native indexer;
   // what a fixed cache keeps is not touched.

@@ -62,6 +62,8 @@ class CalibrateCommand final : public Command {
     add_count(app, "--refine", refine_,
               "in decode and at a prompt's end, attention chooses among so many positions")
         ->default_str("0");
+    add_count(app, "--refine-prompt", refine_prompt_, "the same for a prompt before its end")
+        ->default_str("0");
     output_.add(app, false);
   }
 
@@ -86,6 +88,7 @@ class CalibrateCommand final : public Command {
     job.options.recent = recent_;
     job.options.query_block = query_block_;
     job.options.refine = refine_;
+    job.options.refine_prompt = refine_prompt_;
     job.options.shape = parse_indexer_shape(shape_);
     if (!index_keys_.empty()) job.options.index_keys = parse_index_key_choice(index_keys_);
     const InterruptGuard interrupt;
@@ -115,6 +118,7 @@ class CalibrateCommand final : public Command {
     if (!dense_layers_.empty()) text += " --dense-layers " + dense_layers_;
     if (reach_ > 0) text += fmt::format(" --reach {}", reach_);
     if (refine_ > 0) text += fmt::format(" --refine {}", refine_);
+    if (refine_prompt_ > 0) text += fmt::format(" --refine-prompt {}", refine_prompt_);
     if (!index_keys_.empty()) text += " --index-keys " + index_keys_;
     text += shape_ == "native" ? fmt::format(" --rank {} --sharpness {}", rank_, sharpness_)
                                : " --shape " + shape_;
@@ -175,6 +179,7 @@ class CalibrateCommand final : public Command {
   std::string index_keys_;
   size_t query_block_ = 4;
   size_t refine_ = 0;
+  size_t refine_prompt_ = 0;
   size_t sinks_ = 4;
   size_t recent_ = 16;
   OutputArguments output_;

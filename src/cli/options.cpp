@@ -187,6 +187,8 @@ void SparseArguments::add(CLI::App& app, Aliases aliases, Selection takes) {
       app, "--refine", refine,
       "in decode and at a prompt's end, attention itself chooses among so many positions, 0: none; without "
       "it, the indexer's own");
+  add_count(app, "--refine-prompt", refine_prompt,
+            "the same for a prompt before its end: reading is slower and loses less at a small budget");
   app.add_option("--sparse-layers", sparse_layers,
                  "read sparsely in these layers only, like 3,5-7; the others read everything")
       ->type_name("LIST")
@@ -247,16 +249,12 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
       throw Error(ErrorKind::usage, "--budget", "given together with dense attention", "",
                   "leave out --dense and --indexer none, or --budget");
     }
-    if (!sparse_layers.empty()) {
-      throw Error(ErrorKind::usage, "--sparse-layers", "given with dense attention", "an indexer",
-                  "name one with --indexer, or auto");
-    }
-    if (query_block > 0) {
-      throw Error(ErrorKind::usage, "--query-block", "given with dense attention", "an indexer",
-                  "name one with --indexer, or auto");
-    }
-    if (refine) {
-      throw Error(ErrorKind::usage, "--refine", "given with dense attention", "an indexer",
+    for (const auto& [name, given] : {std::pair{"--sparse-layers", !sparse_layers.empty()},
+                                      {"--query-block", query_block > 0},
+                                      {"--refine", refine.has_value()},
+                                      {"--refine-prompt", refine_prompt.has_value()}}) {
+      if (!given) continue;
+      throw Error(ErrorKind::usage, name, "given with dense attention", "an indexer",
                   "name one with --indexer, or auto");
     }
     if (cache != "full") {
@@ -278,6 +276,7 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
   options.recent = recent;
   options.query_block = query_block;
   options.refine = refine;
+  options.refine_prompt = refine_prompt;
   options.mass = mass;
   options.sparse_layers = parse_layers(sparse_layers, "--sparse-layers");
   if (selection == "shared") options.selection = SelectionMode::shared;

@@ -37,6 +37,7 @@ struct ModelArguments {
 };
 
 // --indexer, --run-config, --budget, --sinks, --recent, --mass, --selection, --query-block, --refine,
+// --refine-prompt,
 // --sparse-layers, --cache, --vote, --prune, --cold-store, --dense
 struct SparseArguments {
   std::string indexer;  // empty: `auto` where a budget is given, else none
@@ -45,6 +46,7 @@ struct SparseArguments {
   std::optional<size_t> sinks;
   std::optional<size_t> recent;
   std::optional<size_t> refine;
+  std::optional<size_t> refine_prompt;
   float mass = 1;
   std::string selection;       // empty, "shared" or "per-group"
   size_t query_block = 0;      // 0: the indexer's own

@@ -81,6 +81,7 @@ Json EvalSetting::describe() const {
                {"kv", static_cast<int>(model_.impl()->kv_type)},
                {"model", model()->sequence_identity()}};
   if (policy_.refine > 0) json["refine"] = policy_.refine;
+  if (policy_.refine_prompt > 0) json["refine_prompt"] = policy_.refine_prompt;
   if (!sparse_.sparse_layers.empty()) json["sparse_layers"] = sparse_.sparse_layers;
   if (sparse_.indexer) json["indexer"] = sparse_.indexer->impl()->identity;
   return json;
@@ -168,7 +169,7 @@ SequenceState EvalSetting::sequence(AttentionMode mode, size_t context) const {
 std::shared_ptr<KeySelector> make_oracle_selector(const Model& model, const SelectionPolicy& of) {
   SelectionPolicy policy = of;
   policy.query_block = 1;  // what is best for each query alone
-  policy.refine = 0;
+  policy.refine = policy.refine_prompt = 0;
   const ModelShape shape = model.shape();
   const size_t dim = shape.head_dim;
   IndexerConfig config = IndexerConfig::native_for(shape, dim, policy.budget);

@@ -66,6 +66,7 @@ SelectionPolicy selection_policy(const SessionOptions& options, size_t layers) {
   }
   if (options.query_block > 0) policy.query_block = options.query_block;
   if (options.refine) policy.refine = *options.refine;
+  if (options.refine_prompt) policy.refine_prompt = *options.refine_prompt;
   policy.mass = options.mass;
   if (options.selection == SelectionMode::shared) policy.scope = SelectionScope::shared;
   if (options.selection == SelectionMode::per_group) policy.scope = SelectionScope::per_group;

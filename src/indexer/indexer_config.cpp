@@ -253,6 +253,7 @@ IndexerConfig parse_indexer_config(const Json& json, std::string_view subject) {
   config.scope = reader.choice("selection", config.scope, kScopes);
   config.query_block = reader.size("query_block", 1, 1, kMostQueryBlock);
   config.refine = reader.size("refine", 0, 0, kMostPositions);
+  config.refine_prompt = reader.size("refine_prompt", 0, 0, kMostPositions);
   config.key_choice = reader.choice("index_keys", config.key_choice, kKeyChoices);
   config.model = reader.text("model", "");
   check_rules(config, subject);
@@ -283,6 +284,7 @@ Json to_json(const IndexerConfig& config) {
     json["query_maps"] = config.map_per_head ? "per_head" : "per_group";
   }
   if (config.refine > 0) json["refine"] = config.refine;
+  if (config.refine_prompt > 0) json["refine_prompt"] = config.refine_prompt;
   if (!config.budgets.empty()) json["budgets"] = config.budgets;
   if (!config.model.empty()) json["model"] = config.model;
   return json;

@@ -41,6 +41,7 @@ SelectionPolicy SelectionPolicy::from(const IndexerConfig& config) {
   SelectionPolicy policy{config.budget, config.budgets, config.sinks,
                          config.recent, config.scope,   config.query_block};
   policy.refine = config.refine;
+  policy.refine_prompt = config.refine_prompt;
   return policy;
 }
 
@@ -136,8 +137,8 @@ bool ScoringSelector::select(const LayerQuery& query, KernelContext& context, Se
   const bool scored = score_together(query, context);
   context.threads.run(blocks.size() * groups_, [&](size_t task, int worker) {
     // Late queries have the most keys to score: they go first, so that no worker is left with one at the end.
-    select_block(query, blocks[blocks.size() - 1 - task / groups_], task % groups_, scored, context, worker,
-                 out);
+    const QueryBlock block = blocks[blocks.size() - 1 - task / groups_];
+    select_block({query, block, task % groups_, context, worker}, scored, out);
   });
   if (query.recorder) query.recorder->record(query, &out);
   return true;
@@ -149,7 +150,7 @@ std::function<void(size_t, int)> ScoringSelector::choose_later(const LayerQuery&
   if (query.inputs.tokens != 1 || groups_ == 1 || query.recorder != nullptr) return {};
   if (!begin(query, context, out)) return {};
   return [this, &query, &context, &out](size_t set, int worker) {
-    select_block(query, {.first = 0, .count = 1}, set, false, context, worker, out);
+    select_block({query, {.first = 0, .count = 1}, set, context, worker}, false, out);
   };
 }
 
@@ -190,10 +191,10 @@ std::vector<ScoringSelector::QueryBlock> ScoringSelector::blocks_of(const LayerQ
   return blocks;
 }
 
-void ScoringSelector::select_block(const LayerQuery& query, QueryBlock block, size_t group, bool scored,
-                                   KernelContext& context, int worker, SelectionBuffer& out) {
-  const size_t last = block.first + block.count - 1;
-  const size_t candidates = query.candidates(block.first);  // of every query of the block
+void ScoringSelector::select_block(const SetChoice& choice, bool scored, SelectionBuffer& out) {
+  const auto& [query, block, group, context, worker] = choice;
+  const size_t last = block.last();
+  const size_t candidates = choice.candidates();
   const size_t budget = policy_.layer_budget(query.layer);
   uint32_t* row = out.row(last, group);
   if (candidates <= budget) {
@@ -215,9 +216,9 @@ void ScoringSelector::select_block(const LayerQuery& query, QueryBlock block, si
     } else if (!scored) {
       score(scores, query, last, group, false, context, worker);
     }
-    if (policy_.refine > budget && block.first >= query.refine_from) {
-      const size_t most = std::min(policy_.refine - budget + best, middle_end - policy_.sinks);
-      refine(middle, best, most, scores, query, block, group, context, worker);
+    if (const size_t among = refined_among(query, block.first)) {
+      const size_t most = std::min(among - budget + best, middle_end - policy_.sinks);
+      refine(middle, best, most, scores, choice);
     } else {
       context.kernels.top_k(middle, scores + policy_.sinks, middle_end - policy_.sinks, best, context.scratch,
                             worker);
@@ -234,53 +235,65 @@ void ScoringSelector::select_block(const LayerQuery& query, QueryBlock block, si
   }
 }
 
+size_t ScoringSelector::refined_among(const LayerQuery& query, size_t index) const {
+  if (query.refine_from == SIZE_MAX) return 0;
+  const size_t among = index >= query.refine_from ? policy_.refine : policy_.refine_prompt;
+  return among > policy_.layer_budget(query.layer) ? among : 0;
+}
+
 void ScoringSelector::refine(uint32_t* middle, size_t best, size_t most, const float* scores,
-                             const LayerQuery& query, QueryBlock block, size_t group, KernelContext& context,
-                             int worker) {
-  // Heads that look for few keys come first, more so than in calibrated scores (decisions 0017, 0025).
-  constexpr float kSharpness = 2.5f;
-  const KvView& kv = query.kv;
-  const size_t heads = query.heads / kv.kv_heads, sinks = policy_.sinks;
-  const size_t last = block.first + block.count - 1;
-  const size_t middle_end = query.candidates(block.first) - policy_.recent;
-  RefineBuffers& work = worker_refined_[static_cast<size_t>(worker)];
+                             const SetChoice& choice) {
+  const LayerQuery& query = choice.query;
+  const Kernels& kernels = choice.context.kernels;
+  KernelScratch& scratch = choice.context.scratch;
+  const size_t sinks = policy_.sinks, middle_end = choice.candidates() - policy_.recent;
+  RefineBuffers& work = worker_refined_[static_cast<size_t>(choice.worker)];
   // Sinks and the end take part, since they take their share of attention.
-  work.slots.resize(sinks + most + query.candidates(last) - middle_end);
+  work.slots.resize(sinks + most + query.candidates(choice.block.last()) - middle_end);
   uint32_t* const found = work.slots.data() + sinks;
   std::iota(work.slots.begin(), work.slots.begin() + static_cast<std::ptrdiff_t>(sinks), uint32_t{0});
-  context.kernels.top_k(found, scores + sinks, middle_end - sinks, most, context.scratch, worker);
+  kernels.top_k(found, scores + sinks, middle_end - sinks, most, scratch, choice.worker);
   for (size_t i = 0; i < most; ++i) found[i] += static_cast<uint32_t>(sinks);
   std::iota(found + most, work.slots.data() + work.slots.size(), static_cast<uint32_t>(middle_end));
-  work.logits.resize(heads * work.slots.size());
   work.shares.assign(work.slots.size(), 0.0f);
   // A shared set is chosen by all KV heads.
-  const size_t first_kv_head = groups_ == 1 ? 0 : group, end = groups_ == 1 ? kv.kv_heads : group + 1;
-  for (size_t i = block.first; i <= last; ++i) {
-    const size_t count = work.slots.size() - (last - i);
-    for (size_t kv_head = first_kv_head; kv_head < end; ++kv_head) {
-      context.kernels.key_scores({.scores = work.logits.data(),
-                                  .stride = count,
-                                  .q = query.inputs.q + (i * query.heads + kv_head * heads) * kv.head_dim,
-                                  .heads = heads,
-                                  .scale = kSharpness / std::sqrt(static_cast<float>(kv.head_dim)),
-                                  .kv = kv,
-                                  .kv_head = kv_head,
-                                  .slots = std::span(work.slots).first(count)},
-                                 context.scratch, worker);
-      for (size_t h = 0; h < heads; ++h) {
-        context.kernels.add_softmax(work.shares.data(), work.logits.data() + h * count, count, true);
-      }
-    }
-  }
+  const size_t kv_heads = query.kv.kv_heads;
+  const size_t first = groups_ == 1 ? 0 : choice.group, end = groups_ == 1 ? kv_heads : choice.group + 1;
+  for (size_t kv_head = first; kv_head < end; ++kv_head) add_attention_shares(kv_head, choice);
   work.chosen.resize(best);
-  context.kernels.top_k(work.chosen.data(), work.shares.data() + sinks, most, best, context.scratch, worker);
+  kernels.top_k(work.chosen.data(), work.shares.data() + sinks, most, best, scratch, choice.worker);
   for (size_t i = 0; i < best; ++i) middle[i] = found[work.chosen[i]];
 }
 
+void ScoringSelector::add_attention_shares(size_t kv_head, const SetChoice& choice) {
+  // Heads that look for few keys come first, more so than in calibrated scores (decisions 0017, 0025).
+  constexpr float kSharpness = 2.5f;
+  const auto& [query, block, group, context, worker] = choice;
+  const size_t dim = query.kv.head_dim, heads = query.heads / query.kv.kv_heads;
+  RefineBuffers& work = worker_refined_[static_cast<size_t>(worker)];
+  const size_t slots = work.slots.size();
+  work.logits.resize(block.count * heads * slots);
+  context.kernels.key_scores({.scores = work.logits.data(),
+                              .stride = slots,
+                              .q = query.inputs.q + (block.first * query.heads + kv_head * heads) * dim,
+                              .heads = heads,
+                              .scale = kSharpness / std::sqrt(static_cast<float>(dim)),
+                              .kv = query.kv,
+                              .kv_head = kv_head,
+                              .slots = work.slots,
+                              .queries = block.count,
+                              .query_stride = query.heads * dim},
+                             context.scratch, worker);
+  for (size_t row = 0; row < block.count * heads; ++row) {
+    const size_t seen = slots - (block.count - 1 - row / heads);  // an earlier query sees less of the end
+    context.kernels.add_softmax(work.shares.data(), work.logits.data() + row * slots, seen, true);
+  }
+}
+
 size_t ScoringSelector::keys_refined(const LayerQuery& query, size_t index) const {
-  const size_t budget = policy_.layer_budget(query.layer), candidates = query.candidates(index);
-  if (policy_.refine <= budget || index < query.refine_from || candidates <= budget) return 0;
-  return std::min(policy_.refine, candidates);
+  const size_t candidates = query.candidates(index);
+  if (candidates <= policy_.layer_budget(query.layer)) return 0;
+  return std::min(refined_among(query, index), candidates);
 }
 
 namespace {

@@ -31,6 +31,8 @@ struct SelectionPolicy {
   // and recent included, the model's own attention chooses what is read (decision 0025). Up to the budget:
   // the scores alone choose.
   size_t refine = 0;
+  // The same for a prompt's other queries, before its end (decision 0026).
+  size_t refine_prompt = 0;
 
   size_t layer_budget(size_t layer) const { return layer < budgets.size() ? budgets[layer] : budget; }
   // Throws Error{usage} for a budget of 0 (not in `budgets`), for sinks + recent > a budget, for a
@@ -158,20 +160,33 @@ class ScoringSelector : public KeySelector {
   struct QueryBlock {
     size_t first;
     size_t count;
+    size_t last() const { return first + count - 1; }
+  };
+  // One set of one block, and the worker that chooses it.
+  struct SetChoice {
+    const LayerQuery& query;
+    QueryBlock block;
+    size_t group;
+    KernelContext& context;
+    int worker;
+    size_t candidates() const { return query.candidates(block.first); }  // of every query of the block
   };
   // How many of the `count` best middle slots it takes to reach the policy's mass, given that the slots from
   // `middle_end` on and the sinks are read; leaves these in front, ascending.
   size_t keep_mass(uint32_t* middle, size_t count, const float* scores, size_t middle_end, size_t candidates,
                    int worker);
+  // The positions that attention itself chooses among for query `index`; 0: the scores alone choose.
+  size_t refined_among(const LayerQuery& query, size_t index) const;
   // Leaves in `middle` the `best` slots that attention gives most to, of the `most` that score best;
   // ascending. The share of each head counts alike, as in the scores.
-  void refine(uint32_t* middle, size_t best, size_t most, const float* scores, const LayerQuery& query,
-              QueryBlock block, size_t group, KernelContext& context, int worker);
+  void refine(uint32_t* middle, size_t best, size_t most, const float* scores, const SetChoice& choice);
+  // Adds each head's attention shares of the worker's RefineBuffers::slots to its `shares`.
+  void add_attention_shares(size_t kv_head, const SetChoice& choice);
   // Readies `out` and the working memory for a selection. False: nothing is to be selected.
   bool begin(const LayerQuery& query, KernelContext& context, SelectionBuffer& out);
   std::vector<QueryBlock> blocks_of(const LayerQuery& query) const;
-  void select_block(const LayerQuery& query, QueryBlock block, size_t group, bool scored,
-                    KernelContext& context, int worker, SelectionBuffer& out);
+  // `scored`: the worker's scores are there.
+  void select_block(const SetChoice& choice, bool scored, SelectionBuffer& out);
   // Scores the chunk's one query with all threads, to worker 0's scores. False: nothing done.
   bool score_together(const LayerQuery& query, KernelContext& context);
   void reserve_workers(const LayerQuery& query, const KernelContext& context);
@@ -181,8 +196,8 @@ class ScoringSelector : public KeySelector {
   std::vector<std::vector<float>> worker_scores_;  // [threads][slots rounded up to 16]
   std::vector<std::vector<float>> worker_values_;  // [threads][budget], of keep_mass()
   struct RefineBuffers {
-    std::vector<uint32_t> slots;   // [sinks + most + the end]
-    std::vector<float> logits;     // [heads of a KV head, slots]
+    std::vector<uint32_t> slots;   // [sinks + most + the end], ascending
+    std::vector<float> logits;     // [queries, heads of a KV head, slots]
     std::vector<float> shares;     // [slots], of attention
     std::vector<uint32_t> chosen;  // [best], indices in `slots` past the sinks
   };

@@ -8,7 +8,7 @@ namespace {
 
 SelectionPolicy each_query_alone(SelectionPolicy policy) {
   policy.query_block = 1;
-  policy.refine = 0;
+  policy.refine = policy.refine_prompt = 0;
   policy.mass = 1;
   return policy;
 }

@@ -22,7 +22,7 @@ size_t groups_for(const Indexer& indexer, const SelectionPolicy& policy) {
 SelectionPolicy alone(SelectionPolicy policy) {
   policy.query_block = 1;
   policy.mass = 1;
-  policy.refine = 0;
+  policy.refine = policy.refine_prompt = 0;
   return policy;
 }
 

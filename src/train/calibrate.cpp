@@ -169,6 +169,7 @@ std::optional<Calibration> calibrate_native(const std::shared_ptr<const Model>& 
   result.config.key_choice = options.index_keys.value_or(IndexKeyChoice::i4);
   result.config.query_block = options.query_block;
   result.config.refine = options.refine;
+  result.config.refine_prompt = options.refine_prompt;
   result.config.has_bias = true;
   SelectionPolicy::from(result.config).validate();
   MomentCollector moments(config.layers, config.heads, config.kv_heads, config.head_dim, model->threads());

@@ -187,6 +187,24 @@ TEST_F(Generate, MassReadsNoMoreThanItTakes) {
   EXPECT_EQ(ask("1.5").status, 2);
 }
 
+TEST_F(Generate, RefiningReadsMoreKeysWhereItIsAsked) {
+  const auto ask = [&](const char* at_end, const char* before) {
+    const Json json = json_of(run(on_tiny(
+        "generate", {"--prompt", std::string(150, 'a'), "--indexer", indexer_, "--budget", "24", "--refine",
+                     at_end, "--refine-prompt", before, "--max-tokens", "5", "--ignore-eos", "--json"})));
+    return std::pair(json["prefill"]["kv_bytes_read"].get<double>(),
+                     json["decode"]["kv_bytes_read"].get<double>());
+  };
+  const auto plain = ask("0", "0"), end = ask("40", "0"), before = ask("0", "40"), both = ask("40", "40");
+  EXPECT_GT(end.first, plain.first);
+  EXPECT_GT(end.second, plain.second);
+  EXPECT_GT(before.first, plain.first);
+  EXPECT_EQ(before.second, plain.second);
+  EXPECT_EQ(both.first - plain.first, end.first - plain.first + before.first - plain.first);
+  expect_failure(run(on_tiny("generate", {"--prompt", "a", "--refine", "40"})), 2, "--refine");
+  expect_failure(run(on_tiny("generate", {"--prompt", "a", "--refine-prompt", "40"})), 2, "--refine-prompt");
+}
+
 TEST_F(Generate, LayersMayBeLeftDense) {
   const auto ask = [&](const char* layers) {
     return run(

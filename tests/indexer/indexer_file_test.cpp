@@ -289,11 +289,13 @@ TEST(SaveIndexer, NativeRoundTrip) {
     config.map_per_head = map_per_head;
     config.budgets = {0, 96};
     config.refine = 300;
+    config.refine_prompt = 200;
     const auto layers = random_native(config);
     save_indexer(folder.path() / "deep" / "er", config, layers);
     const IndexerFile file(folder.path() / "deep" / "er", model);
     EXPECT_EQ(to_json(file.config()), to_json(config));
     EXPECT_EQ(SelectionPolicy::from(file.config()).refine, 300u);
+    EXPECT_EQ(SelectionPolicy::from(file.config()).refine_prompt, 200u);
     EXPECT_EQ(file.config().scope, SelectionScope::per_group);
     EXPECT_EQ(file.config().key_type(), IndexKeyType::i8);
     for (size_t i = 0; i < layers.size(); ++i) {

@@ -1,5 +1,7 @@
 #include <gmock/gmock.h>
 
+#include <functional>
+
 #include "cache/fixed_cache.h"
 #include "indexer/indexer.h"
 #include "indexer/selectors.h"
@@ -78,10 +80,21 @@ class NativeSparse : public ::testing::TestWithParam<std::string_view> {
   std::vector<int32_t> expected_selection(std::span<const float> q, std::span<const float> k, size_t t,
                                           size_t group) const;
 
-  // Of `refine` positions that attend least (the scores of an indexer of sign -1), those that attend
-  // most, by attention to them, the sinks and the end.
-  std::vector<int32_t> refined_selection(std::span<const float> q, std::span<const float> k, size_t t,
-                                         size_t group, size_t refine) const;
+  // Neighbouring queries that choose together.
+  struct Block {
+    size_t first;
+    size_t last;
+  };
+  // What query t of a block reads: of `refine` positions that attend least (the scores of an indexer of sign
+  // -1), those that attend most, by attention to them, the sinks and the end.
+  std::vector<int32_t> refined_selection(std::span<const float> q, std::span<const float> k, Block block,
+                                         size_t t, size_t group, size_t refine) const;
+  // The sums of shares() over a block, each query's over those of `slots` that it may see.
+  std::vector<double> block_shares(std::span<const float> q, std::span<const float> k, Block block,
+                                   size_t group, double factor, std::span<const int32_t> slots) const;
+  // A prompt in chunks, refined by a selector with that policy; `at_end(t)`: which queries are at its end.
+  void expect_refined(const SelectionPolicy& policy, size_t chunk, size_t to_come,
+                      const std::function<bool(size_t t)>& at_end) const;
   // Sums over the group's heads of softmaxes over `slots` of factor times the logits: [slots].
   std::vector<double> shares(std::span<const float> q, std::span<const float> k, size_t t, size_t group,
                              double factor, std::span<const int32_t> slots) const;
@@ -140,21 +153,39 @@ std::vector<int32_t> NativeSparse::expected_selection(std::span<const float> q, 
   return best;
 }
 
+std::vector<double> NativeSparse::block_shares(std::span<const float> q, std::span<const float> k,
+                                               Block block, size_t group, double factor,
+                                               std::span<const int32_t> slots) const {
+  std::vector<double> sums(slots.size(), 0.0);
+  for (size_t i = block.first; i <= block.last; ++i) {
+    std::vector<int32_t> seen;
+    for (const int32_t slot : slots) {
+      if (static_cast<size_t>(slot) <= i) seen.push_back(slot);
+    }
+    const std::vector<double> of_query = shares(q, k, i, group, factor, seen);
+    for (size_t s = 0, next = 0; s < slots.size(); ++s) {
+      if (static_cast<size_t>(slots[s]) <= i) sums[s] += of_query[next++];
+    }
+  }
+  return sums;
+}
+
 std::vector<int32_t> NativeSparse::refined_selection(std::span<const float> q, std::span<const float> k,
-                                                     size_t t, size_t group, size_t refine) const {
-  std::vector<int32_t> all(t + 1);
-  for (size_t s = 0; s <= t; ++s) all[s] = static_cast<int32_t>(s);
-  if (all.size() <= kSparseBudget) return all;
-  std::vector<double> scores = shares(q, k, t, group, -1.0, all);
-  for (size_t s = 0; s <= t; ++s) {
-    if (always_read(t, all[s])) scores[s] = 1e9;
-  }
-  const std::vector<int32_t> found = best_of(all, scores, std::max(refine, kSparseBudget));
-  scores = shares(q, k, t, group, 2.5, found);
-  for (size_t s = 0; s < found.size(); ++s) {
-    if (always_read(t, found[s])) scores[s] = 1e9;
-  }
-  std::vector<int32_t> chosen = best_of(found, scores, kSparseBudget);
+                                                     Block block, size_t t, size_t group,
+                                                     size_t refine) const {
+  std::vector<int32_t> all(block.last + 1);
+  for (size_t s = 0; s <= block.last; ++s) all[s] = static_cast<int32_t>(s);
+  if (t < kSparseBudget) return {all.begin(), all.begin() + static_cast<std::ptrdiff_t>(t) + 1};
+  const auto best = [&](std::span<const int32_t> slots, double factor, size_t count) {
+    std::vector<double> scores = block_shares(q, k, block, group, factor, slots);
+    for (size_t s = 0; s < slots.size(); ++s) {
+      if (always_read(block.first, slots[s])) scores[s] = 1e9;
+    }
+    return best_of(slots, scores, count);
+  };
+  const std::vector<int32_t> found = best(all, -1.0, std::max(refine, kSparseBudget));
+  std::vector<int32_t> chosen = best(found, 2.5, kSparseBudget);
+  std::erase_if(chosen, [t](int32_t slot) { return static_cast<size_t>(slot) > t; });
   std::sort(chosen.begin(), chosen.end());
   return chosen;
 }
@@ -188,46 +219,82 @@ TEST_P(NativeSparse, EachGroupReadsItsOwnBestPositions) {
   }
 }
 
-// An indexer that scores the wrong way round, put right by attention itself among what it lets through.
-TEST_P(NativeSparse, AttentionChoosesAmongTheBestScores) {
-  std::vector<float> q;
-  std::vector<float> k;
+void NativeSparse::expect_refined(const SelectionPolicy& policy, size_t chunk, size_t to_come,
+                                  const std::function<bool(size_t t)>& at_end) const {
+  std::vector<float> q, k;
   ForwardTaps taps;
   taps.projections = [&](const TapPlace& place, const float* q_rows, const float* k_rows, const float*) {
     if (place.layer != 0) return;
     q.insert(q.end(), q_rows, q_rows + place.tokens * model_->config().q_width());
     k.insert(k.end(), k_rows, k_rows + place.tokens * model_->config().kv_width());
   };
-  const auto refined = [&](size_t refine) {
-    return selector_of(
-        -1.0f, IndexKeyChoice::f32,
-        {.budget = kSparseBudget, .budgets = {}, .scope = SelectionScope::per_group, .refine = refine});
-  };
-  uint64_t plain_bytes = 0;
+  SelectionRecorder recorder;
+  SequenceState state(model_,
+                      {.max_chunk = chunk, .selector = selector_of(-1.0f, IndexKeyChoice::f32, policy)});
+  prefill(state, tokens_, {.to_come = to_come, .recorder = &recorder, .taps = &taps});
+  for (size_t t = 0; t < kSparseTokens; ++t) {
+    // Blocks end where a position is a multiple of their size, and where a chunk does.
+    const size_t block = t / policy.query_block * policy.query_block, begin = t / chunk * chunk;
+    const Block together{.first = std::max(block, begin),
+                         .last = std::min({block + policy.query_block, begin + chunk, kSparseTokens}) - 1};
+    const size_t refine = at_end(t) ? policy.refine : policy.refine_prompt;
+    const SelectionRecorder::Row& row = recorder.layers().at(0).at(t);
+    for (size_t group = 0; group < model_->config().kv_heads; ++group) {
+      const auto& found = row.groups.size() == 1 ? row.groups[0] : row.groups.at(group);
+      ASSERT_EQ(found, refined_selection(q, k, together, t, group, refine))
+          << "refine " << policy.refine << ", to come " << to_come << ", chunk " << chunk << ", block "
+          << policy.query_block << ", query " << t;
+    }
+  }
+}
+
+// An indexer that scores the wrong way round, put right by attention itself among what it lets through.
+TEST_P(NativeSparse, AttentionChoosesAmongTheBestScores) {
+  SelectionPolicy policy{.budget = kSparseBudget, .budgets = {}, .scope = SelectionScope::per_group};
   for (const size_t refine : {0, 12, 20, 64}) {
+    policy.refine = refine;
     for (const size_t to_come : {size_t{0}, size_t{50}, size_t{64}, kMoreToCome}) {
       for (const size_t chunk : {40, 7, 1}) {
-        q.clear();
-        k.clear();
-        SelectionRecorder recorder;
-        SequenceState state(model_, {.max_chunk = chunk, .selector = refined(refine)});
-        prefill(state, tokens_, {.to_come = to_come, .recorder = &recorder, .taps = &taps});
-        for (size_t t = 0; t < kSparseTokens; ++t) {
-          // The prompt's last 64 tokens are refined, those to come counted.
-          const bool at_end = to_come < 64 && kSparseTokens - t + to_come <= 64;
-          const SelectionRecorder::Row& row = recorder.layers().at(0).at(t);
-          for (size_t group = 0; group < model_->config().kv_heads; ++group) {
-            const auto& found = row.groups.size() == 1 ? row.groups[0] : row.groups.at(group);
-            ASSERT_EQ(found, refined_selection(q, k, t, group, at_end ? refine : 0))
-                << "refine " << refine << ", to come " << to_come << ", chunk " << chunk << ", query " << t;
-          }
-        }
-        if (chunk == 40 && to_come == 0 && refine > kSparseBudget)
-          EXPECT_GT(state.work().kv_bytes_read, plain_bytes);
-        if (chunk == 40 && to_come == 0 && refine == 0) plain_bytes = state.work().kv_bytes_read;
+        // The prompt's last 64 tokens are refined, those to come counted.
+        expect_refined(policy, chunk, to_come,
+                       [&](size_t t) { return to_come < 64 && kSparseTokens - t + to_come <= 64; });
       }
     }
   }
+}
+
+TEST_P(NativeSparse, AttentionChoosesInThePromptAndForNeighboursTogether) {
+  SelectionPolicy policy{.budget = kSparseBudget, .budgets = {}, .scope = SelectionScope::per_group};
+  for (const size_t block : {1, 4}) {
+    policy.query_block = block;
+    for (const size_t refine : {12, 20, 64}) {
+      policy.refine = refine;
+      for (const size_t in_prompt : {0, 16, 30}) {
+        policy.refine_prompt = in_prompt;
+        for (const size_t chunk : {40, 7, 1}) {
+          expect_refined(policy, chunk, 0, [](size_t) { return true; });
+          expect_refined(policy, chunk, kMoreToCome, [](size_t) { return false; });
+        }
+      }
+    }
+  }
+}
+
+TEST_P(NativeSparse, RefiningCountsTheKeysItReads) {
+  const auto bytes_read = [&](size_t refine, size_t in_prompt, size_t to_come) {
+    const SelectionPolicy policy{.budget = kSparseBudget,
+                                 .budgets = {},
+                                 .scope = SelectionScope::per_group,
+                                 .refine = refine,
+                                 .refine_prompt = in_prompt};
+    SequenceState state(model_, {.selector = selector_of(-1.0f, IndexKeyChoice::f32, policy)});
+    prefill(state, tokens_, {.to_come = to_come});
+    return state.work().kv_bytes_read;
+  };
+  const uint64_t plain = bytes_read(0, 0, 0);
+  EXPECT_GT(bytes_read(20, 0, 0), plain);
+  EXPECT_EQ(bytes_read(20, 0, kMoreToCome), plain);
+  EXPECT_EQ(bytes_read(0, 20, kMoreToCome), bytes_read(20, 0, 0));
 }
 
 TEST_P(NativeSparse, ChunksDoNotMatter) {
