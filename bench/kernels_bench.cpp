@@ -2,6 +2,7 @@
 // every family this machine can run. Rates: MAC/s are multiply-adds, bytes/s what had to be read.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -161,6 +162,41 @@ void index_scores(benchmark::State& state, const Family& kernels, IndexKeyType t
       benchmark::Counter(static_cast<double>(count * queries), benchmark::Counter::kIsIterationInvariantRate);
 }
 
+// Attention scores of 7 heads of one KV head, for refining among some of 30,000 keys. range(0) keys, range(1)
+// neighbouring queries together.
+void key_scores(benchmark::State& state, const Family& kernels) {
+  const auto count = static_cast<size_t>(state.range(0));
+  const auto queries = static_cast<size_t>(state.range(1));
+  constexpr size_t kDim = 64, kHeads = 7, kCapacity = 30000;
+  const Threads threads(1);
+  KernelScratch scratch(threads);
+  const std::vector<float> source = noise(kCapacity * kDim, 8), q = noise(queries * kHeads * kDim, 9);
+  std::vector<std::byte> store(source.size() * 2 + kAlignment);
+  std::byte* keys = store.data() + kAlignment - reinterpret_cast<uintptr_t>(store.data()) % kAlignment;
+  kernels->store_kv(keys, KvType::f16, source.data(), source.size());
+  std::vector<uint32_t> slots(count);
+  std::mt19937 random(10);
+  for (uint32_t& slot : slots) slot = static_cast<uint32_t>(random() % kCapacity);
+  std::sort(slots.begin(), slots.end());
+  std::vector<float> scores(queries * kHeads * count);
+  const KeyScoreArgs args{.scores = scores.data(),
+                          .stride = count,
+                          .q = q.data(),
+                          .heads = kHeads,
+                          .scale = 0.125f,
+                          .kv = {keys, keys, KvType::f16, 1, kCapacity, kDim},
+                          .kv_head = 0,
+                          .slots = slots,
+                          .queries = queries,
+                          .query_stride = kHeads * kDim};
+  for (auto _ : state) {
+    kernels->key_scores(args, scratch, 0);
+    benchmark::ClobberMemory();
+  }
+  state.counters["MAC/s"] = benchmark::Counter(static_cast<double>(scores.size() * kDim),
+                                               benchmark::Counter::kIsIterationInvariantRate);
+}
+
 void top_k(benchmark::State& state, const Family& kernels) {
   const auto count = static_cast<size_t>(state.range(0));
   const Threads threads(1);
@@ -228,6 +264,10 @@ void register_family(const Family& kernels) {
           ->Args({30000, 4});
     }
   }
+  benchmark::RegisterBenchmark((prefix + "key_scores").c_str(),
+                               [=](benchmark::State& s) { key_scores(s, kernels); })
+      ->Args({2048, 1})
+      ->Args({2048, 4});
   benchmark::RegisterBenchmark((prefix + "top_k").c_str(), [=](benchmark::State& s) { top_k(s, kernels); })
       ->Arg(1024)
       ->Arg(8000)

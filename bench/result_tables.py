@@ -34,6 +34,8 @@ def by_mode(rows, cell):
 def perplexity(result):
     texts = f"{result['windows']} window{'s' if result['windows'] > 1 else ''} of {result['window']:,} tokens"
     indexer = "the indexer that ships" if result.get("indexer") else "no indexer"
+    if result.get("refine_prompt"):
+        indexer += f" with --refine-prompt {result['refine_prompt']}"
     title = f"{model_name(result)}, {texts}, {result['tokens']:,} predictions, {indexer}; dense {result['perplexity_dense']:.3f}"
     low_high = lambda row: " to ".join(f"{bound:+.2f}" for bound in row["delta_ci95_percent"])
     return title, by_mode(result["rows"], lambda row: f"{row['delta_percent']:+.2f}% ({low_high(row)})")

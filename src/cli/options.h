@@ -37,8 +37,7 @@ struct ModelArguments {
 };
 
 // --indexer, --run-config, --budget, --sinks, --recent, --mass, --selection, --query-block, --refine,
-// --refine-prompt,
-// --sparse-layers, --cache, --vote, --prune, --cold-store, --dense
+// --refine-prompt, --sparse-layers, --cache, --vote, --prune, --cold-store, --dense
 struct SparseArguments {
   std::string indexer;  // empty: `auto` where a budget is given, else none
   std::string run_config;
