@@ -49,7 +49,7 @@ bool feed_context(SequenceState& state, std::span<const int32_t> window, size_t 
 
 // Feeds the tokens that count; a cache with a budget gets them one by one, as in decode: within a chunk their
 // queries would still see each other's rows and all that the cut has yet to drop. A text's end is no prompt's
-// end, whose queries may be refined.
+// end, so only SelectionPolicy::refine_prompt holds for it.
 bool feed_counted(SequenceState& state, std::span<const int32_t> tokens, const ForwardOptions& options,
                   const std::atomic<bool>* cancel) {
   const auto going = [&](size_t) { return !is_cancelled(cancel); };

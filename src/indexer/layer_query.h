@@ -39,8 +39,8 @@ struct LayerQuery {
   const int32_t* slot_positions;  // [sets, kv.capacity]; null: slot and position are the same number
   SelectionRecorder* recorder;    // null: off
   size_t heads = 0;               // of inputs.q
-  // Queries from here on may be refined (SelectionPolicy::refine): those of decode and of a prompt's end.
-  // None where the keys do not lie slot by slot in `kv`.
+  // Queries from here on are those of decode and of a prompt's end (SelectionPolicy::refine), those before
+  // are refined by refine_prompt. SIZE_MAX: none is, since the keys do not lie slot by slot in `kv`.
   size_t refine_from = SIZE_MAX;
 
   size_t candidates(size_t query) const { return first_visible + query + 1; }
