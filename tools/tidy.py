@@ -19,7 +19,7 @@ from check_rooms import includes_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("src", "examples", "fuzz")
-MOST_IN_UNIT = 9
+MOST_IN_UNIT = 24
 PRECOMPILED = re.compile(r"(-Winvalid-pch )?(-Xclang -include(-pch)? -Xclang \S+cmake_pch\S* ?)+")
 
 
@@ -45,10 +45,19 @@ def units_of(sources):
     return sorted(units, key=len, reverse=True)
 
 
-def write_units(build, units):
+def commands_of(build):
+    """How each source is compiled; several may be one file of CMake's that includes them (a unity build)."""
+    commands = {}
+    for entry in json.loads((build / "compile_commands.json").read_text()):
+        path = Path(entry["file"])
+        together = re.findall(r'^#include "(.+\.cpp)"$', path.read_text(), re.MULTILINE) if path.parent.name == "Unity" else []
+        commands.update((source, entry) for source in together or [entry["file"]])
+    return commands
+
+
+def write_units(build, commands, units):
     """A folder with a file for each unit, which includes its sources, and the commands to compile them: the build's
     own less its precompiled headers."""
-    commands = {entry["file"]: entry for entry in json.loads((build / "compile_commands.json").read_text())}
     folder = build / "tidy"
     folder.mkdir(exist_ok=True)
     entries, files = [], []
@@ -78,16 +87,16 @@ def main():
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="a folder with compile_commands.json")
     parser.add_argument("files", nargs="*", type=Path, help="default: all of " + ", ".join(FOLDERS))
     arguments = parser.parse_args()
-    compiled = (arguments.build / "compile_commands.json").read_text()
+    commands = commands_of(arguments.build)
     sources = [path.resolve() for path in arguments.files] or [
         path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.cpp"))]
-    sources = [path for path in sources if f'"{path}"' in compiled]
+    sources = [path for path in sources if str(path) in commands]
     cache = ROOT / ".cache" / "tidy"
     cache.mkdir(parents=True, exist_ok=True)
     stamps = {path: cache / digest_of(path) for path in sources}
     todo = [path for path in sources if not stamps[path].exists()]
     units = units_of(todo)
-    folder, files = write_units(arguments.build, units)
+    folder, files = write_units(arguments.build, commands, units)
 
     seen = set()
     failed = 0

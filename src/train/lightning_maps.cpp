@@ -2,16 +2,16 @@
 
 #include <fmt/format.h>
 
-#include <Eigen/Cholesky>
-#include <Eigen/Eigenvalues>
 #include <algorithm>
 #include <cmath>
 #include <complex>
 #include <numeric>
 #include <optional>
+#include <utility>
 
 #include "keysieve/error.h"
 #include "model/config.h"
+#include "train/decompositions.h"
 
 namespace keysieve {
 namespace {
@@ -41,20 +41,20 @@ struct Mix {
 
 // Directions of S W, best first; W = diag(weights).
 std::vector<Mix> mixes(size_t pair, const Eigen::MatrixXcd& covariance, const Eigen::VectorXd& weights) {
-  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXcd> of_keys(covariance);
-  const Eigen::VectorXd& values = of_keys.eigenvalues();  // ascending
+  const Eigenpairs<Eigen::MatrixXcd> of_keys = eigenpairs(covariance);
+  const Eigen::VectorXd& values = of_keys.values;  // ascending
   constexpr double kNegligible = 1e-9;
   const double largest = values[values.size() - 1];
   if (!(largest > 0)) return {};
   const Eigen::VectorXd roots = values.cwiseMax(kNegligible * largest).cwiseSqrt();
-  const Eigen::MatrixXcd root = of_keys.eigenvectors() * roots.asDiagonal();  // root root^H = covariance
-  const Eigen::MatrixXcd inverse = of_keys.eigenvectors() * roots.cwiseInverse().asDiagonal();
-  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXcd> energies(root.adjoint() * weights.asDiagonal() *
-                                                                 root);
+  const Eigen::MatrixXcd root = of_keys.vectors * roots.asDiagonal();  // root root^H = covariance
+  const Eigen::MatrixXcd inverse = of_keys.vectors * roots.cwiseInverse().asDiagonal();
+  const Eigen::MatrixXcd kept = root.adjoint() * weights.asDiagonal() * root;
+  const Eigenpairs<Eigen::MatrixXcd> energies = eigenpairs(kept);
   std::vector<Mix> found;
   for (Eigen::Index i = values.size(); i-- > 0;) {
-    const Eigen::VectorXcd direction = energies.eigenvectors().col(i);
-    found.push_back({pair, inverse * direction, (root * direction).conjugate(), energies.eigenvalues()[i]});
+    const Eigen::VectorXcd direction = energies.vectors.col(i);
+    found.push_back({pair, inverse * direction, (root * direction).conjugate(), energies.values[i]});
   }
   return found;
 }
@@ -69,9 +69,11 @@ class Regression {
     constexpr double kRidge = 1e-6;  // directions the texts never show get no weight
     covariance.diagonal().array() +=
         kRidge * covariance.trace() / static_cast<double>(covariance.rows()) + 1e-30;
-    const Eigen::LLT<Eigen::MatrixXd> factor(covariance);
-    slopes_ = factor.solve(m.projections / m.rows - mean_ * target_mean_.transpose());
-    const Eigen::VectorXd solved = factor.solve(mean_);
+    const Eigen::Index targets = m.projections.cols();
+    slopes_.resize(covariance.rows(), targets + 1);
+    slopes_ << m.projections / m.rows - mean_ * target_mean_.transpose(), mean_;
+    slopes_ = solve_positive(covariance, std::move(slopes_));
+    const Eigen::VectorXd solved = slopes_.col(targets);
     one_ = solved / (1.0 + mean_.dot(solved));
     const double reached = one_.dot(mean_);
     if (reached > 0) one_ /= reached;
@@ -83,7 +85,7 @@ class Regression {
  private:
   Eigen::VectorXd mean_;
   Eigen::VectorXd target_mean_;
-  Eigen::MatrixXd slopes_;  // [hidden, targets]
+  Eigen::MatrixXd slopes_;  // [hidden, targets + 1], the last: what would give the mean
   Eigen::VectorXd one_;
 };
 

@@ -1,19 +1,19 @@
 #include "train/low_rank.h"
 
-#include <Eigen/Eigenvalues>
-#include <Eigen/SVD>
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+
+#include "train/decompositions.h"
 
 namespace keysieve {
 namespace {
 
 // The symmetric square root; rounding's negative eigenvalues count as 0.
 Eigen::MatrixXd square_root(const Eigen::MatrixXd& matrix) {
-  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(matrix);
-  const Eigen::VectorXd roots = solver.eigenvalues().cwiseMax(0.0).cwiseSqrt();
-  return solver.eigenvectors() * roots.asDiagonal() * solver.eigenvectors().transpose();
+  const Eigenpairs<Eigen::MatrixXd> pairs = eigenpairs(matrix);
+  const Eigen::VectorXd roots = pairs.values.cwiseMax(0.0).cwiseSqrt();
+  return pairs.vectors * roots.asDiagonal() * pairs.vectors.transpose();
 }
 
 }  // namespace
@@ -37,9 +37,8 @@ LowRankMaps low_rank_maps(const Eigen::MatrixXd& query_moment, const Eigen::Matr
   constexpr double kNegligible = 1e-10;
   const Eigen::MatrixXd query_root = square_root(query_moment);
   const Eigen::MatrixXd key_root = square_root(key_moment);
-  const Eigen::JacobiSVD<Eigen::MatrixXd> svd(query_root * key_root,
-                                              Eigen::ComputeFullU | Eigen::ComputeFullV);
-  const Eigen::VectorXd& values = svd.singularValues();  // descending
+  const SingularTriplets svd = singular_triplets(query_root * key_root);
+  const Eigen::VectorXd& values = svd.values;
   const auto kept = std::min(static_cast<Eigen::Index>(rank), values.size());
   Eigen::VectorXd inverse_roots = Eigen::VectorXd::Zero(kept);
   for (Eigen::Index i = 0; i < kept; ++i) {
@@ -50,8 +49,8 @@ LowRankMaps low_rank_maps(const Eigen::MatrixXd& query_moment, const Eigen::Matr
   maps.query = Eigen::MatrixXd::Zero(rows, values.size());
   maps.key = Eigen::MatrixXd::Zero(rows, values.size());
   maps.query.topRows(kept) =
-      scale * inverse_roots.asDiagonal() * svd.matrixV().leftCols(kept).transpose() * key_root;
-  maps.key.topRows(kept) = inverse_roots.asDiagonal() * svd.matrixU().leftCols(kept).transpose() * query_root;
+      scale * inverse_roots.asDiagonal() * svd.right.leftCols(kept).transpose() * key_root;
+  maps.key.topRows(kept) = inverse_roots.asDiagonal() * svd.left.leftCols(kept).transpose() * query_root;
   const Eigen::MatrixXd spread = spreading_rotation(rank).transpose();
   maps.query = spread * maps.query;
   maps.key = spread * maps.key;

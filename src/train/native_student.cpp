@@ -1,8 +1,9 @@
 #include "train/native_student.h"
 
-#include <Eigen/QR>
 #include <algorithm>
 #include <optional>
+
+#include "train/decompositions.h"
 
 namespace keysieve {
 
@@ -51,7 +52,7 @@ NativeStudent::NativeStudent(const IndexerConfig& config, const ModelShape& shap
   std::vector<float> mean;
   for (size_t g = 0; g < groups_; ++g) {
     const Eigen::VectorXd bias = view_of(start.k_bias.data() + g * rank_, rank_, 1).cast<double>();
-    const Eigen::VectorXd own = key_map(g).cast<double>().completeOrthogonalDecomposition().solve(-bias);
+    const Eigen::VectorXd own = smallest_solution(key_map(g).cast<double>(), -bias);
     for (const double value : own) mean.push_back(static_cast<float>(value));
   }
   tensors_.emplace_back("k_mean", std::move(mean)).frozen = true;  // [groups, head_dim]
