@@ -32,12 +32,6 @@ bool is_cache_rule(AttentionMode mode) {
          mode == AttentionMode::streaming;
 }
 
-// The published rules know no share of attention to stop at.
-SelectionPolicy whole_budget(SelectionPolicy policy) {
-  policy.mass = 1;
-  return policy;
-}
-
 }  // namespace
 
 std::string_view to_string(AttentionMode mode) { return kNames[static_cast<size_t>(mode)]; }
@@ -117,9 +111,9 @@ std::shared_ptr<KeySelector> EvalSetting::selector(AttentionMode mode) const {
     case AttentionMode::random:
       return std::make_shared<RandomSelector>(policy_, kv_heads, 1);
     case AttentionMode::snap_kv:
-      return std::make_shared<SnapKvSelector>(make_oracle_selector(*model(), whole_budget(policy_)));
+      return std::make_shared<SnapKvSelector>(make_oracle_selector(*model(), policy_.whole_budget()));
     case AttentionMode::heavy_hitters:
-      return std::make_shared<HeavyHitterSelector>(make_oracle_selector(*model(), whole_budget(policy_)));
+      return std::make_shared<HeavyHitterSelector>(make_oracle_selector(*model(), policy_.whole_budget()));
     case AttentionMode::streaming:
       return std::make_shared<RecentSelector>(policy_, kv_heads);
     case AttentionMode::quest:
@@ -167,9 +161,7 @@ SequenceState EvalSetting::sequence(AttentionMode mode, size_t context) const {
 }
 
 std::shared_ptr<KeySelector> make_oracle_selector(const Model& model, const SelectionPolicy& of) {
-  SelectionPolicy policy = of;
-  policy.query_block = 1;  // what is best for each query alone
-  policy.refine = policy.refine_prompt = 0;
+  const SelectionPolicy policy = of.unaided();
   const ModelShape shape = model.shape();
   const size_t dim = shape.head_dim;
   IndexerConfig config = IndexerConfig::native_for(shape, dim, policy.budget);

@@ -10,6 +10,7 @@
 
 #include "core/json.h"
 #include "indexer/key_selector.h"
+#include "indexer/selection_policy.h"
 #include "keysieve/model.h"
 #include "keysieve/session.h"
 #include "model/sequence_state.h"

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "core/cancel.h"
+#include "indexer/selection_recorder.h"
 #include "keysieve/error.h"
 #include "model/forward.h"
 

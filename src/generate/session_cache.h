@@ -1,6 +1,6 @@
 #pragma once
 
-#include "indexer/key_selector.h"
+#include "indexer/selection_policy.h"
 #include "keysieve/session.h"
 #include "model/sequence_state.h"
 

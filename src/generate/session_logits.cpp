@@ -7,7 +7,7 @@
 #include "core/json.h"
 #include "formats/npy.h"
 #include "generate/session_impl.h"
-#include "indexer/key_selector.h"
+#include "indexer/selection_recorder.h"
 #include "keysieve/error.h"
 #include "keysieve/session.h"
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "indexer/selection_recorder.h"
+
 namespace keysieve {
 
 // Adds what the chunk's queries attend to, unless it has been added.

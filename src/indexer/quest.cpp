@@ -4,19 +4,9 @@
 #include <limits>
 
 namespace keysieve {
-namespace {
-
-SelectionPolicy each_query_alone(SelectionPolicy policy) {
-  policy.query_block = 1;
-  policy.refine = policy.refine_prompt = 0;
-  policy.mass = 1;
-  return policy;
-}
-
-}  // namespace
 
 QuestSelector::QuestSelector(const SelectionPolicy& policy, size_t heads, size_t kv_heads)
-    : ScoringSelector(each_query_alone(policy), kv_heads), heads_(heads), kv_heads_(kv_heads) {}
+    : ScoringSelector(policy.unaided().whole_budget(), kv_heads), heads_(heads), kv_heads_(kv_heads) {}
 
 // Widens the bounds of the pages that the chunk's keys fall into.
 void QuestSelector::add_keys(const LayerQuery& query) {

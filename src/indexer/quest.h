@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "indexer/key_selector.h"
+#include "indexer/scoring_selector.h"
 
 namespace keysieve {
 

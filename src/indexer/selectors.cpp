@@ -18,14 +18,6 @@ size_t groups_for(const Indexer& indexer, const SelectionPolicy& policy) {
   return indexer.key_heads();
 }
 
-// Baselines give each query the best their rule has: a set of its own.
-SelectionPolicy alone(SelectionPolicy policy) {
-  policy.query_block = 1;
-  policy.mass = 1;
-  policy.refine = policy.refine_prompt = 0;
-  return policy;
-}
-
 // A share of attention can only be told from scores that are shares.
 size_t checked_groups(const Indexer& indexer, const SelectionPolicy& policy) {
   if (policy.mass < 1 && indexer.config().combine != IndexCombine::softmax_sum) {
@@ -156,8 +148,8 @@ void LearnedSelector::score_slots(float* out, const LayerQuery& query, const Slo
   }
 }
 
-RecentSelector::RecentSelector(SelectionPolicy policy, size_t kv_heads)
-    : ScoringSelector(alone(std::move(policy)), kv_heads) {}
+RecentSelector::RecentSelector(const SelectionPolicy& policy, size_t kv_heads)
+    : ScoringSelector(policy.unaided().whole_budget(), kv_heads) {}
 
 // The later the better; positions are exact in a float up to 16,777,216.
 void RecentSelector::score(float* out, const LayerQuery& query, size_t index, size_t group, bool,
@@ -165,8 +157,8 @@ void RecentSelector::score(float* out, const LayerQuery& query, size_t index, si
   for (size_t s = 0; s < query.candidates(index); ++s) out[s] = static_cast<float>(query.position(group, s));
 }
 
-RandomSelector::RandomSelector(SelectionPolicy policy, size_t kv_heads, uint64_t seed)
-    : ScoringSelector(alone(std::move(policy)), kv_heads), seed_(seed) {}
+RandomSelector::RandomSelector(const SelectionPolicy& policy, size_t kv_heads, uint64_t seed)
+    : ScoringSelector(policy.unaided().whole_budget(), kv_heads), seed_(seed) {}
 
 void RandomSelector::score(float* out, const LayerQuery& query, size_t index, size_t group, bool,
                            KernelContext&, int) {

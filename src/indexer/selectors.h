@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "indexer/indexer.h"
-#include "indexer/key_selector.h"
+#include "indexer/scoring_selector.h"
 
 namespace keysieve {
 
@@ -58,7 +58,7 @@ class LearnedSelector final : public ScoringSelector {
 // arXiv 2309.17453).
 class RecentSelector final : public ScoringSelector {
  public:
-  RecentSelector(SelectionPolicy policy, size_t kv_heads);
+  RecentSelector(const SelectionPolicy& policy, size_t kv_heads);
 
  protected:
   void score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,
@@ -68,7 +68,7 @@ class RecentSelector final : public ScoringSelector {
 // Sinks, recent and a random rest, the same for the same seed, layer, query position and set.
 class RandomSelector final : public ScoringSelector {
  public:
-  RandomSelector(SelectionPolicy policy, size_t kv_heads, uint64_t seed);
+  RandomSelector(const SelectionPolicy& policy, size_t kv_heads, uint64_t seed);
 
  protected:
   void score(float* out, const LayerQuery& query, size_t index, size_t group, bool accumulate,

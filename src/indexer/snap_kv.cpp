@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "indexer/selection_recorder.h"
+
 namespace keysieve {
 
 bool SnapKvSelector::select(const LayerQuery& query, KernelContext&, SelectionBuffer&) {

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <functional>
 
+#include "indexer/selection_recorder.h"
 #include "model/decoder_layer.h"
 
 namespace keysieve {

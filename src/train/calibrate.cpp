@@ -11,6 +11,7 @@
 #include "core/file_io.h"
 #include "core/json.h"
 #include "formats/model_location.h"
+#include "indexer/selection_policy.h"
 #include "keysieve/error.h"
 #include "model/forward.h"
 #include "text/model_text.h"

@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "indexer/indexer.h"
-#include "indexer/key_selector.h"
+#include "indexer/selection_policy.h"
 #include "train/layer_views.h"
 #include "train/lightning_maps.h"
 #include "train/student.h"

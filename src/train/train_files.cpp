@@ -11,7 +11,7 @@
 #include "core/json.h"
 #include "core/split_mix.h"
 #include "formats/model_location.h"
-#include "indexer/key_selector.h"
+#include "indexer/selection_policy.h"
 #include "keysieve/error.h"
 #include "text/model_text.h"
 #include "train/calibrate.h"

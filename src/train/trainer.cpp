@@ -12,6 +12,7 @@
 #include "core/cancel.h"
 #include "core/split_mix.h"
 #include "indexer/indexer.h"
+#include "indexer/selection_policy.h"
 #include "indexer/selectors.h"
 #include "keysieve/error.h"
 #include "model/forward.h"

@@ -11,6 +11,7 @@
 #include "fixture.h"
 #include "generate/handles.h"
 #include "indexer/quest.h"
+#include "indexer/selection_recorder.h"
 #include "model/forward.h"
 
 namespace keysieve {

@@ -5,6 +5,7 @@
 
 #include "formats/npy.h"
 #include "indexer/fixtures.h"
+#include "indexer/selection_recorder.h"
 #include "support/golden.h"
 
 namespace keysieve {

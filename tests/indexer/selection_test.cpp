@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "indexer/fixtures.h"
+#include "indexer/selection_recorder.h"
 
 namespace keysieve {
 namespace {

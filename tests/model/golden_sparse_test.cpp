@@ -2,6 +2,7 @@
 
 #include "cache/fixed_cache.h"
 #include "indexer/indexer.h"
+#include "indexer/selection_recorder.h"
 #include "indexer/selectors.h"
 #include "keysieve/error.h"
 #include "model_support.h"

@@ -4,6 +4,7 @@
 
 #include "cache/fixed_cache.h"
 #include "indexer/indexer.h"
+#include "indexer/selection_recorder.h"
 #include "indexer/selectors.h"
 #include "model_support.h"
 #include "tiny_folder.h"

@@ -1,15 +1,11 @@
-#include "indexer/key_selector.h"
-
-#include <fmt/format.h>
+#include "indexer/scoring_selector.h"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
-#include <functional>
 #include <numeric>
 #include <utility>
 
-#include "keysieve/error.h"
+#include "indexer/attention_mass.h"
+#include "indexer/selection_recorder.h"
 
 namespace keysieve {
 namespace {
@@ -17,75 +13,6 @@ namespace {
 size_t round_up_to_block(size_t count) { return (count + kIndexBlock - 1) / kIndexBlock * kIndexBlock; }
 
 }  // namespace
-
-void SelectionPolicy::validate() const {
-  const auto check = [&](size_t value, bool may_be_dense) {
-    if (value == 0 && may_be_dense) return;
-    if (value == 0) throw Error(ErrorKind::usage, "budget", "0", "at least 1 position");
-    // Compared one by one: the sum of two hostile numbers may wrap.
-    if (sinks > value || recent > value - sinks) {
-      throw Error(ErrorKind::usage, "budget", fmt::format("{}", value),
-                  fmt::format("at least sinks {} + recent {}", sinks, recent),
-                  "raise --budget, or lower --sinks or --recent");
-    }
-  };
-  if (!(mass > 0 && mass <= 1)) {
-    throw Error(ErrorKind::usage, "mass", fmt::format("{}", mass), "more than 0 and at most 1");
-  }
-  if (query_block == 0) throw Error(ErrorKind::usage, "query block", "0", "at least 1");
-  check(budget, false);
-  for (const size_t value : budgets) check(value, true);
-}
-
-SelectionPolicy SelectionPolicy::from(const IndexerConfig& config) {
-  SelectionPolicy policy{config.budget, config.budgets, config.sinks,
-                         config.recent, config.scope,   config.query_block};
-  policy.refine = config.refine;
-  policy.refine_prompt = config.refine_prompt;
-  return policy;
-}
-
-void SelectionBuffer::reset(size_t queries, size_t groups, size_t budget) {
-  queries_ = queries;
-  groups_ = groups;
-  budget_ = budget;
-  slots_.resize(std::max(slots_.size(), queries * groups * budget));
-  counts_.assign(queries * groups, 0);
-}
-
-std::span<const uint32_t> SelectionBuffer::slots(size_t query, size_t group) const {
-  const size_t row = query * groups_ + group;
-  return {slots_.data() + row * budget_, counts_[row]};
-}
-
-std::vector<SelectionRecorder::Row>& SelectionRecorder::layer(size_t index) {
-  if (layers_.size() <= index) layers_.resize(index + 1);
-  return layers_[index];
-}
-
-void SelectionRecorder::record(size_t layer_index, int32_t query, std::vector<std::vector<int32_t>> groups) {
-  layer(layer_index).push_back({query, std::move(groups)});
-}
-
-void SelectionRecorder::record(const LayerQuery& query, const SelectionBuffer* selection) {
-  const size_t groups = selection ? selection->groups() : 1;
-  for (size_t i = 0; i < query.inputs.tokens; ++i) {
-    std::vector<std::vector<int32_t>> sets(groups);
-    for (size_t g = 0; g < groups; ++g) {
-      const int32_t* positions =
-          query.slot_positions ? query.slot_positions + g * query.kv.capacity : nullptr;
-      const size_t count = selection ? selection->slots(i, g).size() : query.candidates(i);
-      for (size_t s = 0; s < count; ++s) {
-        const size_t slot = selection ? selection->slots(i, g)[s] : s;
-        sets[g].push_back(positions ? positions[slot] : static_cast<int32_t>(slot));
-      }
-      if (positions) std::sort(sets[g].begin(), sets[g].end());
-    }
-    record(query.layer, query.inputs.positions[i], std::move(sets));
-  }
-}
-
-void KeySelector::project_keys(float*, size_t, const LayerInputs&, KernelContext&) {}
 
 ScoringSelector::ScoringSelector(SelectionPolicy policy, size_t kv_heads)
     : policy_(std::move(policy)), groups_(policy_.scope == SelectionScope::per_group ? kv_heads : 1) {
@@ -102,17 +29,13 @@ void ScoringSelector::score_block(float* out, const LayerQuery& query, size_t fi
 void ScoringSelector::reserve_workers(const LayerQuery& query, const KernelContext& context) {
   worker_scores_.resize(std::max(worker_scores_.size(), static_cast<size_t>(context.threads.count())));
   worker_values_.resize(worker_scores_.size());
-  worker_refined_.resize(worker_scores_.size());
+  worker_shares_.resize(worker_scores_.size());
+  worker_best_.resize(worker_scores_.size());
   // Grown with room to spare: a decode step adds one slot, and must not allocate each time.
   const size_t needed = round_up_to_block(query.slots());
   for (std::vector<float>& scores : worker_scores_) {
     if (scores.size() < needed) scores.resize(needed + needed / 4 + 256);
   }
-}
-
-std::function<void(size_t, int)> KeySelector::choose_later(const LayerQuery&, KernelContext&,
-                                                           SelectionBuffer&) {
-  return {};
 }
 
 bool ScoringSelector::begin(const LayerQuery& query, KernelContext& context, SelectionBuffer& out) {
@@ -224,7 +147,10 @@ void ScoringSelector::select_block(const SetChoice& choice, bool scored, Selecti
                             worker);
       for (size_t i = 0; i < best; ++i) middle[i] += static_cast<uint32_t>(policy_.sinks);
     }
-    if (policy_.mass < 1) kept = keep_mass(middle, best, scores, middle_end, candidates, worker);
+    if (policy_.mass < 1) {
+      kept = keep_mass(middle, best, scores, {policy_.sinks, middle_end, candidates}, policy_.mass,
+                       worker_values_[static_cast<size_t>(worker)]);
+    }
   }
   const size_t read = budget - (best - kept);
   std::iota(middle + kept, row + read, static_cast<uint32_t>(middle_end));
@@ -247,119 +173,33 @@ void ScoringSelector::refine(uint32_t* middle, size_t best, size_t most, const f
   const Kernels& kernels = choice.context.kernels;
   KernelScratch& scratch = choice.context.scratch;
   const size_t sinks = policy_.sinks, middle_end = choice.candidates() - policy_.recent;
-  RefineBuffers& work = worker_refined_[static_cast<size_t>(choice.worker)];
+  AttentionShares& attention = worker_shares_[static_cast<size_t>(choice.worker)];
+  std::vector<uint32_t>& chosen = worker_best_[static_cast<size_t>(choice.worker)];
   // Sinks and the end take part, since they take their share of attention.
-  work.slots.resize(sinks + most + query.candidates(choice.block.last()) - middle_end);
-  uint32_t* const found = work.slots.data() + sinks;
-  std::iota(work.slots.begin(), work.slots.begin() + static_cast<std::ptrdiff_t>(sinks), uint32_t{0});
+  std::vector<uint32_t>& slots = attention.slots;
+  slots.resize(sinks + most + query.candidates(choice.block.last()) - middle_end);
+  uint32_t* const found = slots.data() + sinks;
+  std::iota(slots.data(), found, uint32_t{0});
   kernels.top_k(found, scores + sinks, middle_end - sinks, most, scratch, choice.worker);
   for (size_t i = 0; i < most; ++i) found[i] += static_cast<uint32_t>(sinks);
-  std::iota(found + most, work.slots.data() + work.slots.size(), static_cast<uint32_t>(middle_end));
-  work.shares.assign(work.slots.size(), 0.0f);
+  std::iota(found + most, slots.data() + slots.size(), static_cast<uint32_t>(middle_end));
   // A shared set is chosen by all KV heads.
-  const size_t kv_heads = query.kv.kv_heads;
-  const size_t first = groups_ == 1 ? 0 : choice.group, end = groups_ == 1 ? kv_heads : choice.group + 1;
-  for (size_t kv_head = first; kv_head < end; ++kv_head) add_attention_shares(kv_head, choice);
-  work.chosen.resize(best);
-  kernels.top_k(work.chosen.data(), work.shares.data() + sinks, most, best, scratch, choice.worker);
-  for (size_t i = 0; i < best; ++i) middle[i] = found[work.chosen[i]];
-}
-
-void ScoringSelector::add_attention_shares(size_t kv_head, const SetChoice& choice) {
-  // Heads that look for few keys come first, more so than in calibrated scores (decisions 0017, 0025).
-  constexpr float kSharpness = 2.5f;
-  const auto& [query, block, group, context, worker] = choice;
-  const size_t dim = query.kv.head_dim, heads = query.heads / query.kv.kv_heads;
-  RefineBuffers& work = worker_refined_[static_cast<size_t>(worker)];
-  const size_t slots = work.slots.size();
-  work.logits.resize(block.count * heads * slots);
-  context.kernels.key_scores({.scores = work.logits.data(),
-                              .stride = slots,
-                              .q = query.inputs.q + (block.first * query.heads + kv_head * heads) * dim,
-                              .heads = heads,
-                              .scale = kSharpness / std::sqrt(static_cast<float>(dim)),
-                              .kv = query.kv,
-                              .kv_head = kv_head,
-                              .slots = work.slots,
-                              .queries = block.count,
-                              .query_stride = query.heads * dim},
-                             context.scratch, worker);
-  for (size_t row = 0; row < block.count * heads; ++row) {
-    const size_t seen = slots - (block.count - 1 - row / heads);  // an earlier query sees less of the end
-    context.kernels.add_softmax(work.shares.data(), work.logits.data() + row * slots, seen, true);
-  }
+  const bool shared = groups_ == 1;
+  attention.add_up(query,
+                   {.first_query = choice.block.first,
+                    .queries = choice.block.count,
+                    .first_kv_head = shared ? 0 : choice.group,
+                    .kv_heads = shared ? query.kv.kv_heads : 1},
+                   choice.context, choice.worker);
+  chosen.resize(best);
+  kernels.top_k(chosen.data(), attention.shares.data() + sinks, most, best, scratch, choice.worker);
+  for (size_t i = 0; i < best; ++i) middle[i] = found[chosen[i]];
 }
 
 size_t ScoringSelector::keys_refined(const LayerQuery& query, size_t index) const {
   const size_t candidates = query.candidates(index);
   if (candidates <= policy_.layer_budget(query.layer)) return 0;
   return std::min(refined_among(query, index), candidates);
-}
-
-namespace {
-
-// In eight sums side by side, which the compiler puts into vectors.
-double sum_of(const float* values, size_t count) {
-  std::array<double, 8> sums{};
-  size_t i = 0;
-  for (; i + sums.size() <= count; i += sums.size()) {
-    for (size_t lane = 0; lane < sums.size(); ++lane) sums[lane] += values[i + lane];
-  }
-  for (; i < count; ++i) sums[0] += values[i];
-  return std::accumulate(sums.begin(), sums.end(), 0.0);
-}
-
-// How many of the largest values it takes to reach `wanted`; puts the last of these at that place (counted
-// from 1). All of them where all are not enough. Halving, not sorting, since there
-// is one such choice for each layer, set and block of queries (decision 0016).
-size_t fewest_to_reach(std::span<float> values, double wanted) {
-  size_t begin = 0, end = values.size();
-  while (begin < end) {
-    const size_t middle = (begin + end) / 2;
-    const auto at = [&values](size_t i) { return values.begin() + static_cast<std::ptrdiff_t>(i); };
-    std::nth_element(at(begin), at(middle), at(end), std::greater<>());
-    const double sum = sum_of(values.data() + begin, middle + 1 - begin);
-    if (sum >= wanted) {
-      end = middle;
-    } else {
-      wanted -= sum;
-      begin = middle + 1;
-    }
-  }
-  return std::min(begin + 1, values.size());
-}
-
-}  // namespace
-
-size_t ScoringSelector::keep_mass(uint32_t* middle, size_t count, const float* scores, size_t middle_end,
-                                  size_t candidates, int worker) {
-  const double always = sum_of(scores, policy_.sinks) + sum_of(scores + middle_end, candidates - middle_end);
-  const double all = always + sum_of(scores + policy_.sinks, middle_end - policy_.sinks);
-  if (always >= policy_.mass * all) return 0;
-  std::vector<float>& values = worker_values_[static_cast<size_t>(worker)];
-  values.resize(count);
-  for (size_t i = 0; i < count; ++i) values[i] = scores[middle[i]];
-  const size_t kept = fewest_to_reach(values, policy_.mass * all - always);
-  if (kept == count) return count;
-  // The slots are ascending and stay so; of equal scores the later slots are read.
-  const float least = values[kept - 1];
-  size_t above = 0, equal = 0;
-  for (const float value : values) {
-    above += value > least;
-    equal += value == least;
-  }
-  size_t passed_over = equal - (kept - above);
-  size_t out = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const float score = scores[middle[i]];
-    if (score < least) continue;
-    if (score == least && passed_over > 0) {
-      --passed_over;
-      continue;
-    }
-    middle[out++] = middle[i];
-  }
-  return out;
 }
 
 void ScoringSelector::scores(float* out, const LayerQuery& query, size_t voters, KernelContext& context) {
