@@ -27,14 +27,11 @@ void ScoringSelector::score_block(float* out, const LayerQuery& query, size_t fi
 }
 
 void ScoringSelector::reserve_workers(const LayerQuery& query, const KernelContext& context) {
-  worker_scores_.resize(std::max(worker_scores_.size(), static_cast<size_t>(context.threads.count())));
-  worker_values_.resize(worker_scores_.size());
-  worker_shares_.resize(worker_scores_.size());
-  worker_best_.resize(worker_scores_.size());
+  workers_.resize(std::max(workers_.size(), static_cast<size_t>(context.threads.count())));
   // Grown with room to spare: a decode step adds one slot, and must not allocate each time.
   const size_t needed = round_up_to_block(query.slots());
-  for (std::vector<float>& scores : worker_scores_) {
-    if (scores.size() < needed) scores.resize(needed + needed / 4 + 256);
+  for (WorkerMemory& worker : workers_) {
+    if (worker.scores.size() < needed) worker.scores.resize(needed + needed / 4 + 256);
   }
 }
 
@@ -86,7 +83,7 @@ bool ScoringSelector::score_together(const LayerQuery& query, KernelContext& con
   if (groups_ != 1 || query.inputs.tokens != 1 || threads == 1) return false;
   if (candidates < kFewestSlots || candidates <= budget) return false;
   if (!scores_in_parts() || budget <= policy_.sinks + policy_.recent) return false;
-  float* scores = worker_scores_.front().data();
+  float* scores = workers_.front().scores.data();
   const size_t part = round_up_to_block((candidates + threads - 1) / threads);
   context.threads.run((candidates + part - 1) / part, [&](size_t task, int worker) {
     const size_t first = task * part;
@@ -131,27 +128,7 @@ void ScoringSelector::select_block(const SetChoice& choice, bool scored, Selecti
   const size_t best = budget - policy_.sinks - (query.candidates(last) - middle_end);
   std::iota(row, row + policy_.sinks, uint32_t{0});
   uint32_t* middle = row + policy_.sinks;
-  size_t kept = best;
-  if (best != 0) {
-    float* scores = worker_scores_[static_cast<size_t>(worker)].data();
-    if (block.count > 1) {
-      score_block(scores, query, block.first, block.count, group, context, worker);
-    } else if (!scored) {
-      score(scores, query, last, group, false, context, worker);
-    }
-    if (const size_t among = refined_among(query, block.first)) {
-      const size_t most = std::min(among - budget + best, middle_end - policy_.sinks);
-      refine(middle, best, most, scores, choice);
-    } else {
-      context.kernels.top_k(middle, scores + policy_.sinks, middle_end - policy_.sinks, best, context.scratch,
-                            worker);
-      for (size_t i = 0; i < best; ++i) middle[i] += static_cast<uint32_t>(policy_.sinks);
-    }
-    if (policy_.mass < 1) {
-      kept = keep_mass(middle, best, scores, {policy_.sinks, middle_end, candidates}, policy_.mass,
-                       worker_values_[static_cast<size_t>(worker)]);
-    }
-  }
+  const size_t kept = best == 0 ? 0 : choose_middle(middle, best, scored, choice);
   const size_t read = budget - (best - kept);
   std::iota(middle + kept, row + read, static_cast<uint32_t>(middle_end));
   for (size_t i = block.first; i <= last; ++i) {
@@ -159,6 +136,28 @@ void ScoringSelector::select_block(const SetChoice& choice, bool scored, Selecti
     if (i != last) std::copy_n(row, count, out.row(i, group));
     out.count(i, group) = static_cast<uint32_t>(count);
   }
+}
+
+size_t ScoringSelector::choose_middle(uint32_t* middle, size_t best, bool scored, const SetChoice& choice) {
+  const auto& [query, block, group, context, worker] = choice;
+  const size_t sinks = policy_.sinks, candidates = choice.candidates(),
+               middle_end = candidates - policy_.recent;
+  WorkerMemory& memory = workers_[static_cast<size_t>(worker)];
+  float* scores = memory.scores.data();
+  if (block.count > 1) {
+    score_block(scores, query, block.first, block.count, group, context, worker);
+  } else if (!scored) {
+    score(scores, query, block.first, group, false, context, worker);
+  }
+  if (const size_t among = refined_among(query, block.first)) {
+    const size_t most = std::min(among - policy_.layer_budget(query.layer) + best, middle_end - sinks);
+    refine(middle, best, most, scores, choice);
+  } else {
+    context.kernels.top_k(middle, scores + sinks, middle_end - sinks, best, context.scratch, worker);
+    for (size_t i = 0; i < best; ++i) middle[i] += static_cast<uint32_t>(sinks);
+  }
+  if (policy_.mass >= 1) return best;
+  return keep_mass(middle, best, scores, {sinks, middle_end, candidates}, policy_.mass, memory.mass_values);
 }
 
 size_t ScoringSelector::refined_among(const LayerQuery& query, size_t index) const {
@@ -173,10 +172,9 @@ void ScoringSelector::refine(uint32_t* middle, size_t best, size_t most, const f
   const Kernels& kernels = choice.context.kernels;
   KernelScratch& scratch = choice.context.scratch;
   const size_t sinks = policy_.sinks, middle_end = choice.candidates() - policy_.recent;
-  AttentionShares& attention = worker_shares_[static_cast<size_t>(choice.worker)];
-  std::vector<uint32_t>& chosen = worker_best_[static_cast<size_t>(choice.worker)];
+  WorkerMemory& memory = workers_[static_cast<size_t>(choice.worker)];
   // Sinks and the end take part, since they take their share of attention.
-  std::vector<uint32_t>& slots = attention.slots;
+  std::vector<uint32_t>& slots = memory.attention.slots;
   slots.resize(sinks + most + query.candidates(choice.block.last()) - middle_end);
   uint32_t* const found = slots.data() + sinks;
   std::iota(slots.data(), found, uint32_t{0});
@@ -185,15 +183,16 @@ void ScoringSelector::refine(uint32_t* middle, size_t best, size_t most, const f
   std::iota(found + most, slots.data() + slots.size(), static_cast<uint32_t>(middle_end));
   // A shared set is chosen by all KV heads.
   const bool shared = groups_ == 1;
-  attention.add_up(query,
-                   {.first_query = choice.block.first,
-                    .queries = choice.block.count,
-                    .first_kv_head = shared ? 0 : choice.group,
-                    .kv_heads = shared ? query.kv.kv_heads : 1},
-                   choice.context, choice.worker);
-  chosen.resize(best);
-  kernels.top_k(chosen.data(), attention.shares.data() + sinks, most, best, scratch, choice.worker);
-  for (size_t i = 0; i < best; ++i) middle[i] = found[chosen[i]];
+  memory.attention.add_up(query,
+                          {.first_query = choice.block.first,
+                           .queries = choice.block.count,
+                           .first_kv_head = shared ? 0 : choice.group,
+                           .kv_heads = shared ? query.kv.kv_heads : 1},
+                          choice.context, choice.worker);
+  memory.refined.resize(best);
+  kernels.top_k(memory.refined.data(), memory.attention.shares.data() + sinks, most, best, scratch,
+                choice.worker);
+  for (size_t i = 0; i < best; ++i) middle[i] = found[memory.refined[i]];
 }
 
 size_t ScoringSelector::keys_refined(const LayerQuery& query, size_t index) const {
@@ -210,7 +209,7 @@ void ScoringSelector::scores(float* out, const LayerQuery& query, size_t voters,
   context.threads.run(groups_, [&](size_t group, int worker) {
     float* total = out + group * slots;
     std::fill_n(total, slots, 0.0f);
-    float* scores = worker_scores_[static_cast<size_t>(worker)].data();
+    float* scores = workers_[static_cast<size_t>(worker)].scores.data();
     for (size_t i = first; i < query.inputs.tokens; ++i) {
       score(scores, query, i, group, false, context, worker);
       for (size_t s = 0; s < query.candidates(i); ++s) total[s] += scores[s];

@@ -64,6 +64,9 @@ class ScoringSelector : public KeySelector {
   };
   // The positions that attention itself chooses among for query `index`; 0: the scores alone choose.
   size_t refined_among(const LayerQuery& query, size_t index) const;
+  // Writes to `middle` [best], ascending, the best slots between sinks and end, and returns how many of them
+  // the policy's mass takes.
+  size_t choose_middle(uint32_t* middle, size_t best, bool scored, const SetChoice& choice);
   // Leaves in `middle` the `best` slots that attention gives most to, of the `most` that score best;
   // ascending. The share of each head counts alike, as in the scores.
   void refine(uint32_t* middle, size_t best, size_t most, const float* scores, const SetChoice& choice);
@@ -78,10 +81,13 @@ class ScoringSelector : public KeySelector {
 
   SelectionPolicy policy_;
   size_t groups_;
-  std::vector<std::vector<float>> worker_scores_;   // [threads][slots rounded up to 16]
-  std::vector<std::vector<float>> worker_values_;   // [threads][budget], of keep_mass()
-  std::vector<AttentionShares> worker_shares_;      // [threads]
-  std::vector<std::vector<uint32_t>> worker_best_;  // [threads][best], places in AttentionShares::slots
+  struct WorkerMemory {
+    std::vector<float> scores;       // [slots rounded up to 16]
+    std::vector<float> mass_values;  // [best], of keep_mass()
+    AttentionShares attention;
+    std::vector<uint32_t> refined;  // [best], places in attention.slots past the sinks
+  };
+  std::vector<WorkerMemory> workers_;  // [threads]
 };
 
 }  // namespace keysieve

@@ -2,14 +2,13 @@
 
 #include <gtest/gtest.h>
 
-#include <Eigen/Eigenvalues>
-#include <Eigen/SVD>
 #include <array>
 #include <cmath>
 #include <random>
 
 #include "kernels/kernels.h"
 #include "keysieve/error.h"
+#include "train/decompositions.h"
 #include "train/moments.h"
 #include "train/reach.h"
 
@@ -36,10 +35,9 @@ Eigen::MatrixXd random_moment(Eigen::Index rank, uint64_t seed) {
 }
 
 Eigen::MatrixXd root(const Eigen::MatrixXd& moment) {
-  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(moment);
+  const Eigenpairs<Eigen::MatrixXd> pairs = eigenpairs(moment);
   // Not operatorSqrt: rounding leaves deficient moments with eigenvalues of -1e-15.
-  return solver.eigenvectors() * solver.eigenvalues().cwiseMax(0.0).cwiseSqrt().asDiagonal() *
-         solver.eigenvectors().transpose();
+  return pairs.vectors * pairs.values.cwiseMax(0.0).cwiseSqrt().asDiagonal() * pairs.vectors.transpose();
 }
 
 // E (q^T (scale I - form) k)^2 for independent q and k: the squared norm of Cq^1/2 (scale I - form) Ck^1/2.
@@ -59,7 +57,7 @@ TEST(LowRank, FullRankIsTheProductItself) {
 TEST(LowRank, ReducedRankLosesExactlyTheTailAndNoOtherFormDoesBetter) {
   const Eigen::MatrixXd query = random_moment(kDim, 3);
   const Eigen::MatrixXd key = random_moment(kDim, 4);
-  const Eigen::VectorXd values = Eigen::JacobiSVD<Eigen::MatrixXd>(root(query) * root(key)).singularValues();
+  const Eigen::VectorXd values = singular_triplets(root(query) * root(key)).values;
   for (const Eigen::Index rank : {1, 3, 6, 11}) {
     const LowRankMaps maps = low_rank_maps(query, key, static_cast<size_t>(rank), 1.0);
     const double best = loss(query, key, maps.query.transpose() * maps.key, 1.0);

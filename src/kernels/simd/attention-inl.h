@@ -23,7 +23,7 @@ inline constexpr size_t kBlockQueries = 64;  // the tile is built once per block
 
 // The memory one worker needs for a block of `rows` = queries x heads per KV head.
 struct AttentionTile {
-  float* q;        // [rows, head_dim], scaled
+  float* q;        // [rows, padded_dim], scaled
   float* keys;     // [padded_dim, kTileKeys]
   float* values;   // [kTileKeys, padded_dim]
   float* scores;   // [kGemmRows, kTileKeys]
@@ -227,14 +227,17 @@ inline size_t row_at(const AttentionArgs& args, size_t first_query, size_t kv_he
   return (query * args.heads + kv_head * heads_per_group + row % heads_per_group) * args.kv.head_dim;
 }
 
+// to [padded_dim] = scale * q [dim], then zeros.
+inline void scale_query(float* to, const float* q, float scale, size_t dim, size_t padded_dim) {
+  for (size_t d = 0; d < dim; ++d) to[d] = q[d] * scale;
+  std::fill(to + dim, to + padded_dim, 0.0f);
+}
+
 inline void begin_block(const AttentionTile& tile, const AttentionArgs& args, size_t first_query,
                         size_t kv_head) {
-  const size_t dim = args.kv.head_dim;
   for (size_t row = 0; row < tile.rows; ++row) {
-    const float* q = args.q + row_at(args, first_query, kv_head, row);
-    float* to = tile.q + row * tile.padded_dim;
-    for (size_t d = 0; d < dim; ++d) to[d] = q[d] * args.scale;
-    std::fill(to + dim, to + tile.padded_dim, 0.0f);
+    scale_query(tile.q + row * tile.padded_dim, args.q + row_at(args, first_query, kv_head, row), args.scale,
+                args.kv.head_dim, tile.padded_dim);
   }
   std::fill_n(tile.out, tile.rows * tile.padded_dim, 0.0f);
   std::fill_n(tile.top, tile.rows, kMasked);

@@ -71,9 +71,7 @@ inline KeyTile make_key_tile(const KeyScoreArgs& args, KernelScratch& scratch, i
   tile.q = tile.last + tile.rows * kTileKeys;
   for (size_t row = 0; row < tile.rows; ++row) {
     const float* q = args.q + row / args.heads * args.query_stride + row % args.heads * args.kv.head_dim;
-    float* to = tile.q + row * tile.padded_dim;
-    for (size_t d = 0; d < args.kv.head_dim; ++d) to[d] = q[d] * args.scale;
-    std::fill(to + args.kv.head_dim, to + tile.padded_dim, 0.0f);
+    scale_query(tile.q + row * tile.padded_dim, q, args.scale, args.kv.head_dim, tile.padded_dim);
   }
   return tile;
 }
