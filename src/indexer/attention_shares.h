@@ -18,9 +18,8 @@ struct SharesOf {
 
 // What the model's own attention gives to some slots (decisions 0025, 0026). Working memory of one worker.
 struct AttentionShares {
-  std::vector<uint32_t>
-      slots;  // [count], ascending, to be filled in: those of the last query, whose own slot is the last
-  std::vector<float> shares;  // [count], what add() makes
+  std::vector<uint32_t> slots;  // [count], ascending, to be filled in: what the last query sees, its own last
+  std::vector<float> shares;    // [count], what add_up() makes
 
   // shares[i] = what each query head of each query gives slots[i], added up: a softmax over these slots,
   // sharper than attention's own. An earlier query does not see the slots after its own, which are the last
