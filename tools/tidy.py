@@ -50,8 +50,10 @@ def commands_of(build):
     commands = {}
     for entry in json.loads((build / "compile_commands.json").read_text()):
         path = Path(entry["file"])
-        together = re.findall(r'^#include "(.+\.cpp)"$', path.read_text(), re.MULTILINE) if path.parent.name == "Unity" else []
-        commands.update((source, entry) for source in together or [entry["file"]])
+        sources = [entry["file"]]
+        if path.parent.name == "Unity":
+            sources = re.findall(r'^#include "(.+\.cpp)"$', path.read_text(), re.MULTILINE)
+        commands.update((source, entry) for source in sources)
     return commands
 
 
