@@ -195,6 +195,20 @@ x)T"},
        R"T(ABc Y Q 1 True 2)T"},
       {R"T({{ (1 if true else 2) + 3 }} {{ [1 if true else 2, 3] }} {{ 'x' ~ (none or 'y') }} {{ 10 - 2 - 3 }} {{ 100 / 10 / 2 }} {{ 2 ** 3 ** 2 }} {{ 1 ~ 1 ~ 2 }} {{ '' is string }} {{ 3 == 3 and 4 != 5 or false }})T",
        R"T(4 [1, 3] xy 5 5.0 64 112 True True)T"},
+      {R"T({{ {1:'a', 'b':2, true:'c'} }} {{ {1:'a'}[1] }} {{ {1:'a'}[true] }} {{ 1 in {1:2} }} {{ '1' in {1:2} }} {{ {1:2}.get(1) }} {{ {2:1, 1:3}|dictsort }} {{ {2:1, 1:[none]}|tojson(sort_keys=true) }} {{ {true:0}|tojson }} {{ {1:2}|list }} {{ {1:2} == {1:2} }} {{ {1:2}.items()|list }})T",
+       R"T({1: 'c', 'b': 2} a a True False 2 [(1, 3), (2, 1)] {"1": [null], "2": 1} {"true": 0} [1] True [(1, 2)])T"},
+      {R"T({{ 'é🙂\x7f\x01"'|tojson(ensure_ascii=true) }} {{ 'é'|tojson(true) }} {{ 'é'|tojson }} {{ [1]|tojson(false, 2) }} {{ {'ü': 1}|tojson(ensure_ascii=true, indent=1) }})T",
+       R"T("\u00e9\ud83d\ude42\u007f\u0001\"" "\u00e9" "é" [
+  1
+] {
+ "\u00fc": 1
+})T"},
+      {R"T({{ none|select|list }} {{ 0|map('upper')|list }} {{ none|map(attribute='x')|list }} {{ none|selectattr('type', 'equalto', 'x')|list|length }} {{ ''|reject|list }})T",
+       R"T([] [] [] 0 [])T"},
+      {R"T({{ '<a>'|safe + '<b>' }} {{ '<a>' + '<b>'|safe }} {{ '<a>'|safe ~ '<b>' }} {{ '<a>'|e }} {{ '<a>'|e|e }} {{ ('<a>'|safe)|e }} {{ '<'|escape + '>' }} {{ ('<'|safe) * 2 + '<' }} {{ ('<'|safe)|string + '>' }} {{ 'a' + 'b"' }} {{ ('<'|safe + '"') + '&' }})T",
+       R"T(<a>&lt;b&gt; &lt;a&gt;<b> <a><b> &lt;a&gt; &lt;a&gt; <a> &lt;&gt; <<&lt; <&gt; ab" <&#34;&amp;)T"},
+      {R"T({{ 42|round }} {{ 42|round(1) }} {{ 1234.5|round(-2) }} {{ 42|round(0, 'ceil') }} {{ true|round }})T",
+       R"T(42 42 1200.0 42.0 1)T"},
   };
   // clang-format on
   return cases;

@@ -94,9 +94,8 @@ Value Interpreter::eval_container(const Expression& expression, Scope& scope) {
   if (expression.kind == ExpressionKind::dict) {
     Dict dict;
     for (size_t i = 0; i < expression.operands.size(); i += 2) {
-      const Value key = eval(*expression.operands[i], scope);
-      if (!key.string()) fail_unsupported(fmt::format("a dict key of type {}", type_name(key)));
-      dict.set(*key.string(), eval(*expression.operands[i + 1], scope));
+      Value key = eval(*expression.operands[i], scope);
+      dict.set(std::move(key), eval(*expression.operands[i + 1], scope));
     }
     return Value::dict(std::move(dict));
   }

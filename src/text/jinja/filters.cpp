@@ -103,11 +103,12 @@ Value filter_default(const Call& call) {
 }
 
 Value filter_tojson(const Call& call) {
-  const Parameters parameters = call.parameters({"indent", "ensure_ascii", "separators", "sort_keys"});
+  // The order of transformers' own tojson, not of Jinja's.
+  const Parameters parameters = call.parameters({"ensure_ascii", "indent", "separators", "sort_keys"});
   JsonStyle style;
-  if (parameters.truth_or(1, false)) fail_unsupported("tojson with ensure_ascii");
+  style.ensure_ascii = parameters.truth_or(0, false);
   style.sort_keys = parameters.truth_or(3, false);
-  style.indent = parameters.integer_or(0, -1);
+  style.indent = parameters.integer_or(1, -1);
   if (style.indent > 16) fail_unsupported(fmt::format("tojson with indent {}", style.indent));
   if (style.indent >= 0) style.item_separator = ",";
   if (parameters[2] && !parameters[2]->is_none()) {
@@ -119,10 +120,12 @@ Value filter_tojson(const Call& call) {
     style.item_separator = *pair->items[0].string();
     style.key_separator = *pair->items[1].string();
   }
-  // An item takes at least two bytes of weight, a line break and its indent, the separators, and escapes.
+  // An item takes at least two bytes of weight, a line break and its indent, the separators, and escapes: of
+  // two bytes six with ensure_ascii.
   const auto indent = static_cast<uint64_t>(std::max<int64_t>(style.indent, 0));
-  call.budget.bytes(call.input.weight() * (2 + indent * static_cast<uint64_t>(call.input.depth()) / 2 +
-                                           style.item_separator.size() / 2));
+  call.budget.bytes(call.input.weight() *
+                    ((style.ensure_ascii ? 3 : 2) + indent * static_cast<uint64_t>(call.input.depth()) / 2 +
+                     style.item_separator.size() / 2));
   return to_json_text(call.input, style);
 }
 
@@ -238,6 +241,7 @@ Value filter_replace(const Call& call) {
 
 Value filter_string(const Call& call) {
   call.parameters({});
+  if (call.input.is_markup()) return call.input;
   return call.text();
 }
 
@@ -281,29 +285,13 @@ Value filter_float(const Call& call) {
 
 Value filter_escape(const Call& call) {
   call.parameters({});
-  std::string out;
-  for (const char c : call.text()) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      case '"':
-        out += "&#34;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
+  if (call.input.is_markup()) return call.input;
+  return Value::markup(escape_text(call.text()));
+}
+
+Value filter_safe(const Call& call) {
+  call.parameters({});
+  return Value::markup(call.text());
 }
 
 Value filter_sum(const Call& call) {
@@ -363,6 +351,7 @@ Value filter_round(const Call& call) {
   if (method == "ceil") return std::ceil(scaled) / scale;
   if (method == "floor") return std::floor(scaled) / scale;
   if (method != "common") fail(fmt::format("round method '{}'", method), "common, ceil or floor");
+  if (call.input.is_integer() && precision >= 0) return call.input.as_integer();
   return std::nearbyint(scaled) / scale;  // halves to even, as Python's round()
 }
 
@@ -390,12 +379,17 @@ Value filter_attr(const Call& call) {
   return get_attribute(call.input, parameters.require_string(0), call.budget);
 }
 
+// What map, select and their like go through: in Jinja they take nothing that is false for an empty list.
+std::vector<Value> items_if_any(const Call& call) {
+  return is_true(call.input) ? items_of(call.input, call.budget) : std::vector<Value>();
+}
+
 // map('filter', arguments...) and map(attribute='name', default=...).
 Value filter_map(const Call& call) {
   std::vector<Value> items;
   if (call.arguments.positional.empty()) {
     const Parameters parameters = call.parameters({"attribute", "default"});
-    for (const Value& item : items_of(call.input, call.budget)) {
+    for (const Value& item : items_if_any(call)) {
       Value value = attribute_path(item, parameters.require(0), call.budget);
       if (value.is_undefined() && parameters[1]) value = *parameters[1];
       items.push_back(std::move(value));
@@ -404,7 +398,7 @@ Value filter_map(const Call& call) {
   }
   const std::string* filter = call.arguments.positional[0].string();
   if (!filter) fail("map without a filter's name", "a string");
-  for (const Value& item : items_of(call.input, call.budget)) {
+  for (const Value& item : items_if_any(call)) {
     Arguments rest = call.arguments;
     rest.positional.erase(rest.positional.begin());
     items.push_back(apply_filter(*filter, item, rest, call.budget));
@@ -422,7 +416,7 @@ Value filter_select(const Call& call) {
   const std::string* test = given.size() > skip ? given[skip].string() : nullptr;
   if (given.size() > skip && !test) fail(fmt::format("{} without a test's name", call.name), "a string");
   std::vector<Value> items;
-  for (const Value& item : items_of(call.input, call.budget)) {
+  for (const Value& item : items_if_any(call)) {
     const Value value = by_attribute ? attribute_path(item, given[0], call.budget) : item;
     bool holds_here = false;
     if (test) {
@@ -456,7 +450,7 @@ constexpr std::array kFilters = {
     NamedFilter{"min", filter_min_max},       NamedFilter{"reject", filter_select},
     NamedFilter{"rejectattr", filter_select}, NamedFilter{"replace", filter_replace},
     NamedFilter{"reverse", filter_reverse},   NamedFilter{"round", filter_round},
-    NamedFilter{"safe", filter_string},       NamedFilter{"select", filter_select},
+    NamedFilter{"safe", filter_safe},         NamedFilter{"select", filter_select},
     NamedFilter{"selectattr", filter_select}, NamedFilter{"sort", filter_sort},
     NamedFilter{"string", filter_string},     NamedFilter{"sum", filter_sum},
     NamedFilter{"title", filter_case},        NamedFilter{"tojson", filter_tojson},

@@ -50,7 +50,10 @@ Value make_dict(Arguments& arguments) {
 Value make_namespace(Arguments& arguments) {
   const Value initial = make_dict(arguments);
   auto space = std::make_shared<Namespace>();
-  for (const auto& [key, value] : initial.dict()->entries()) space->attributes[key] = value;
+  for (const auto& [key, value] : initial.dict()->entries()) {
+    if (!key.string()) fail(fmt::format("namespace with a {} for a name", type_name(key)), "a string");
+    space->attributes[*key.string()] = value;
+  }
   return space;
 }
 

@@ -390,18 +390,17 @@ Value call_dict_method(const Dict& self, const std::string& name, Arguments& arg
   if (name == "get") {
     const Parameters parameters(arguments, name, {"key", "default"});
     const Value& key = parameters.require(0);
-    const Value* entry = key.string() ? self.find(*key.string()) : nullptr;
-    if (entry) return *entry;
+    if (const Value* entry = self.find(key)) return *entry;
     return parameters[1] ? *parameters[1] : Value();
   }
   const Parameters parameters(arguments, name, {});
   std::vector<Value> items;
   for (const auto& [key, value] : self.entries()) {
-    budget.bytes(key.size() + 4 * sizeof(Value));
+    budget.bytes(4 * sizeof(Value));
     if (name == "values") {
       items.push_back(value);
     } else if (name == "keys") {
-      items.emplace_back(key);
+      items.push_back(key);
     } else {
       items.push_back(Value::list({key, value}, true));
     }

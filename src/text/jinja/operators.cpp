@@ -33,7 +33,7 @@ Value repeat(const Value& what, int64_t count, Budget& budget) {
     budget.bytes(static_cast<uint64_t>(count) * text->size());
     std::string out;
     for (int64_t i = 0; i < count && !text->empty(); ++i) out += *text;
-    return out;
+    return what.is_markup() ? Value::markup(std::move(out)) : Value(std::move(out));
   }
   const List& list = *what.list();
   const auto size = static_cast<int64_t>(std::max<size_t>(list.items.size(), 1));
@@ -105,6 +105,17 @@ Value float_arithmetic(const std::string& op, double a, double b) {
   return std::floor((a - positive) / b + 0.5);
 }
 
+Value concatenate_texts(const Value& a, const Value& b, Budget& budget) {
+  const bool markup = a.is_markup() || b.is_markup();
+  // An escaped character takes up to six bytes.
+  budget.bytes((a.string()->size() + b.string()->size()) * (markup ? 6 : 1));
+  if (!markup) return *a.string() + *b.string();
+  const auto escaped = [](const Value& text) {
+    return text.is_markup() ? *text.string() : escape_text(*text.string());
+  };
+  return Value::markup(escaped(a) + escaped(b));
+}
+
 Value concatenate_lists(const List& a, const List& b, Budget& budget) {
   budget.bytes((a.items.size() + b.items.size()) * sizeof(Value));
   std::vector<Value> items = a.items;
@@ -131,10 +142,7 @@ Value binary(const std::string& op, const Value& a, const Value& b, Budget& budg
     return integer_arithmetic(op == "//" ? '/' : op[0], a.as_integer(), b.as_integer());
   }
   if (a.is_number() && b.is_number()) return float_arithmetic(op, a.as_double(), b.as_double());
-  if (op == "+" && a.string() && b.string()) {
-    budget.bytes(a.string()->size() + b.string()->size());
-    return *a.string() + *b.string();
-  }
+  if (op == "+" && a.string() && b.string()) return concatenate_texts(a, b, budget);
   if (op == "+" && a.list() && b.list() && a.list()->is_tuple == b.list()->is_tuple) {
     return concatenate_lists(*a.list(), *b.list(), budget);
   }
@@ -164,7 +172,7 @@ bool contains(const Value& container, const Value& item, Budget& budget) {
     }
     return find_text(*text, *item.string(), 0, budget) != std::string::npos;
   }
-  if (const Dict* dict = container.dict()) return item.string() && dict->find(*item.string());
+  if (const Dict* dict = container.dict()) return dict->find(item);
   if (const List* list = container.list()) {
     budget.bytes(std::min(list->weight, list->items.size() * (item.weight() + 1)));
     return std::any_of(list->items.begin(), list->items.end(),
@@ -199,7 +207,7 @@ Value missing(const Value& value, const std::string& name) {
 
 Value entry_of(const Value& value, const std::string& name) {
   if (const Dict* dict = value.dict()) {
-    if (const Value* entry = dict->find(name)) return *entry;
+    if (const Value* entry = dict->find(std::string_view(name))) return *entry;
   }
   return missing(value, name);
 }
@@ -223,10 +231,8 @@ Value get_attribute(const Value& value, const std::string& name, Budget& budget)
 }
 
 Value get_item(const Value& value, const Value& key, Budget& budget) {
-  if (key.string()) {
-    if (value.dict() && value.dict()->find(*key.string())) return *value.dict()->find(*key.string());
-    return get_attribute(value, *key.string(), budget);
-  }
+  if (const Value* entry = value.dict() ? value.dict()->find(key) : nullptr) return *entry;
+  if (key.string()) return get_attribute(value, *key.string(), budget);
   if (key.is_integer() && (value.list() || value.string())) {
     int64_t index = key.as_integer();
     if (const List* list = value.list()) {
@@ -292,8 +298,8 @@ std::vector<Value> items_of(const Value& value, Budget& budget) {
   std::vector<Value> items;
   if (const Dict* dict = value.dict()) {
     for (const auto& [key, entry] : dict->entries()) {
-      budget.bytes(key.size() + sizeof(Value));
-      items.emplace_back(key);
+      budget.bytes(sizeof(Value));
+      items.push_back(key);
     }
     return items;
   }
@@ -362,6 +368,32 @@ std::string percent_format(std::string_view format, const std::vector<Value>& va
     }
   }
   if (next < values.size()) fail("more values than the format names");
+  return out;
+}
+
+std::string escape_text(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    switch (c) {
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      default:
+        out += c;
+    }
+  }
   return out;
 }
 

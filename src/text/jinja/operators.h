@@ -30,6 +30,9 @@ int64_t length_of(const Value& value);
 // %-formatting with %s, %d, %f and %r.
 std::string percent_format(std::string_view format, const std::vector<Value>& values, Budget& budget);
 
+// & < > ' " as HTML writes them.
+std::string escape_text(std::string_view text);
+
 std::vector<std::string_view> characters_of(std::string_view text);
 // Where `needle` begins in `text` at or after `from`, or npos; charges long searches.
 size_t find_text(std::string_view text, std::string_view needle, size_t from, Budget& budget);

@@ -40,25 +40,44 @@ const Value* Dict::find(std::string_view key) const {
   return found == index_.end() ? nullptr : &entries_[found->second].second;
 }
 
-void Dict::set(std::string key, Value value) {
+const Value* Dict::find(const Value& key) const {
+  if (key.string()) return find(std::string_view(*key.string()));
+  if (!key.is_integer()) return nullptr;
+  const auto found = integers_.find(key.as_integer());
+  return found == integers_.end() ? nullptr : &entries_[found->second].second;
+}
+
+void Dict::set(Value key, Value value) {
   if (!value.is_data()) fail_unsupported(fmt::format("a {} inside a dict", type_name(value)));
+  if (!key.string() && !key.is_integer()) {
+    fail_unsupported(fmt::format("a dict key of type {}", type_name(key)));
+  }
   depth_ = std::max(depth_, value.depth() + 1);
-  weight_ += key.size() + value.weight() + 4;
+  weight_ += key.weight() + value.weight() + 2;
   if (depth_ > kDeepestValue) fail_depth();
   check_weight(weight_);
-  const auto [place, inserted] = index_.try_emplace(key, entries_.size());
-  if (inserted) {
+  const size_t next = entries_.size();
+  const size_t place = key.string() ? index_.try_emplace(*key.string(), next).first->second
+                                    : integers_.try_emplace(key.as_integer(), next).first->second;
+  if (place == next) {
     entries_.emplace_back(std::move(key), std::move(value));
   } else {
-    entries_[place->second].second = std::move(value);
+    entries_[place].second = std::move(value);
   }
 }
 
+Value::Value(std::string value) : data_(std::make_shared<const Text>(Text{std::move(value), false})) {}
 Value::Value(Function value) : data_(std::make_shared<const Function>(std::move(value))) {}
 
 Value Value::undefined(std::string message) {
   Value value;
   value.data_ = Undefined{std::move(message)};
+  return value;
+}
+
+Value Value::markup(std::string text) {
+  Value value;
+  value.data_ = std::make_shared<const Text>(Text{std::move(text), true});
   return value;
 }
 
@@ -121,8 +140,12 @@ Value convert_json(const nlohmann::ordered_json& json, int depth) {
 Value Value::from_json(const nlohmann::ordered_json& json) { return convert_json(json, 1); }
 
 const std::string* Value::string() const {
-  const auto* text = get<std::shared_ptr<const std::string>>();
-  return text ? text->get() : nullptr;
+  const auto* text = get<std::shared_ptr<const Text>>();
+  return text ? &(*text)->text : nullptr;
+}
+bool Value::is_markup() const {
+  const auto* text = get<std::shared_ptr<const Text>>();
+  return text && (*text)->is_markup;
 }
 const List* Value::list() const {
   const auto* list = get<std::shared_ptr<const List>>();
@@ -348,7 +371,7 @@ std::string to_repr(const Value& value) {
     std::string out = "{";
     for (const auto& [key, item] : dict->entries()) {
       if (out.size() > 1) out += ", ";
-      out += repr_of_string(key) + ": " + to_repr(item);
+      out += to_repr(key) + ": " + to_repr(item);
     }
     return out + "}";
   }
@@ -357,9 +380,20 @@ std::string to_repr(const Value& value) {
 
 namespace {
 
-void append_json_string(std::string& out, std::string_view text) {
+// In UTF-16, as JSON's escapes are.
+void append_escaped(std::string& out, char32_t c) {
+  const auto code = static_cast<uint32_t>(c);
+  if (code >= 0x10000) {
+    out += fmt::format("\\u{:04x}\\u{:04x}", 0xd7c0 + (code >> 10), 0xdc00 + (code & 0x3ff));
+  } else {
+    out += fmt::format("\\u{:04x}", code);
+  }
+}
+
+void append_json_string(std::string& out, std::string_view text, bool ensure_ascii) {
   out += '"';
-  for (const char c : text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
     switch (c) {
       case '"':
         out += "\\\"";
@@ -384,7 +418,11 @@ void append_json_string(std::string& out, std::string_view text) {
         break;
       default:
         if (static_cast<unsigned char>(c) < 0x20) {
-          out += fmt::format("\\u{:04x}", static_cast<uint32_t>(c));
+          append_escaped(out, static_cast<unsigned char>(c));
+        } else if (ensure_ascii && static_cast<unsigned char>(c) >= 0x7f) {
+          const Utf8Step step = utf8_step(text, i);
+          append_escaped(out, step.code_point);
+          i += step.length - 1;
         } else {
           out += c;
         }
@@ -423,18 +461,21 @@ void append_json(std::string& out, const Value& value, const JsonStyle& style, i
   } else if (value.is_number()) {
     out += to_repr(value);
   } else if (value.string()) {
-    append_json_string(out, *value.string());
+    append_json_string(out, *value.string(), style.ensure_ascii);
   } else if (const List* list = value.list()) {
     append_json_items(out, "[]", list->items, style, level,
                       [&](const Value& item) { append_json(out, item, style, level + 1); });
   } else if (const Dict* dict = value.dict()) {
-    std::vector<const std::pair<std::string, Value>*> entries;
-    for (const auto& entry : dict->entries()) entries.push_back(&entry);
+    std::vector<const Dict::Entry*> entries;
+    for (const Dict::Entry& entry : dict->entries()) entries.push_back(&entry);
     if (style.sort_keys) {
-      std::sort(entries.begin(), entries.end(), [](auto* a, auto* b) { return a->first < b->first; });
+      std::sort(entries.begin(), entries.end(),
+                [](auto* a, auto* b) { return compare(a->first, b->first) < 0; });
     }
-    append_json_items(out, "{}", entries, style, level, [&](const auto* entry) {
-      append_json_string(out, entry->first);
+    append_json_items(out, "{}", entries, style, level, [&](const Dict::Entry* entry) {
+      std::string key;
+      append_json(key, entry->first, style, level);
+      out += entry->first.string() ? key : '"' + key + '"';
       out += style.key_separator;
       append_json(out, entry->second, style, level + 1);
     });

@@ -45,6 +45,7 @@ struct Arguments;
 struct Function;
 struct List;
 struct Namespace;
+struct Text;
 
 struct Undefined {
   std::string message;  // "'x' is undefined"
@@ -56,7 +57,7 @@ struct None {};
 class Value {
  public:
   using Data =
-      std::variant<Undefined, None, bool, int64_t, double, std::shared_ptr<const std::string>,
+      std::variant<Undefined, None, bool, int64_t, double, std::shared_ptr<const Text>,
                    std::shared_ptr<const List>, std::shared_ptr<const Dict>, std::shared_ptr<Namespace>,
                    std::shared_ptr<const Object>, std::shared_ptr<const Function>>;
 
@@ -65,7 +66,7 @@ class Value {
   Value(int64_t value) : data_(value) {}
   Value(size_t value) : data_(static_cast<int64_t>(value)) {}
   Value(double value) : data_(value) {}
-  Value(std::string value) : data_(std::make_shared<const std::string>(std::move(value))) {}
+  Value(std::string value);
   Value(std::string_view value) : Value(std::string(value)) {}
   Value(const char* value) : Value(std::string(value)) {}
   Value(std::shared_ptr<Namespace> value) : data_(std::move(value)) {}
@@ -73,6 +74,7 @@ class Value {
   Value(Function value);
 
   static Value undefined(std::string message);
+  static Value markup(std::string text);
   // These throw Failure for items that are functions or namespaces, for nesting deeper than 100 and for more
   // weight than 64 MB.
   static Value list(std::vector<Value> items, bool is_tuple = false);
@@ -90,6 +92,7 @@ class Value {
   bool is_float() const { return get<double>(); }
   bool is_number() const { return is_integer() || is_float(); }
   const std::string* string() const;
+  bool is_markup() const;
   const List* list() const;
   const Dict* dict() const;
   const std::shared_ptr<Namespace>* name_space() const { return get<std::shared_ptr<Namespace>>(); }
@@ -110,6 +113,11 @@ class Value {
   Data data_;
 };
 
+struct Text {
+  std::string text;
+  bool is_markup;  // of `safe` or `escape`: what is added to it is escaped
+};
+
 struct List {
   std::vector<Value> items;
   bool is_tuple = false;
@@ -117,19 +125,23 @@ struct List {
   uint64_t weight = 1;  // see Value::weight
 };
 
-// Filled once, then only read.
+// Filled once, then only read. Keys are strings and, apart from them, integers (True is 1).
 class Dict {
  public:
+  using Entry = std::pair<Value, Value>;
   const Value* find(std::string_view key) const;
-  void set(std::string key, Value value);
-  const std::vector<std::pair<std::string, Value>>& entries() const { return entries_; }
+  const Value* find(const Value& key) const;  // null for a key that no dict has, such as a list
+  // Throws Failure for a key of another type, and as Value::list() for the value.
+  void set(Value key, Value value);
+  const std::vector<Entry>& entries() const { return entries_; }
   size_t size() const { return entries_.size(); }
   int depth() const { return depth_; }
   uint64_t weight() const { return weight_; }
 
  private:
-  std::vector<std::pair<std::string, Value>> entries_;  // in order of insertion
+  std::vector<Entry> entries_;  // in order of insertion
   std::map<std::string, size_t, std::less<>> index_;
+  std::map<int64_t, size_t> integers_;
   int depth_ = 1;
   uint64_t weight_ = 1;
 };
@@ -183,8 +195,9 @@ std::string to_text(const Value& value);  // str()
 std::string to_repr(const Value& value);  // repr()
 std::string format_double(double value);  // repr() of a float
 
-// json.dumps(ensure_ascii=False); indent < 0 is the one-line form.
+// json.dumps(); indent < 0 is the one-line form.
 struct JsonStyle {
+  bool ensure_ascii = false;
   int64_t indent = -1;
   std::string item_separator = ", ";
   std::string key_separator = ": ";
