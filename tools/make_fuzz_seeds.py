@@ -103,6 +103,8 @@ def jinja_seeds():
         b"{%- if tools %}{% for tool in tools %}{{ tool | tojson }}{{ '\\n' }}{% endfor %}{% endif -%}"
         b"{{ messages[0]['content'].split('</think>')[-1].lstrip('\\n') if messages else raise_exception('empty') }}"
         b"{# note #}{{ 1 + 2 * 3 // 2 % 5 ~ 'x' }}{{ (a is defined) and b in [1, 'two', {'k': none}] }}")
+    yield "markup.jinja", (b"{{ '<'|safe + messages[0].content * 2 }}{{ {1: 'a', true: 'b', 'c': 2} | tojson(true, 2) }}"
+                           b"{{ {1: 2}[1] }}{{ none | select | map('e') | list }}")
     yield "deep.jinja", b"{{ " + b"(" * 60 + b"1" + b")" * 60 + b" }}"
 
 
@@ -128,6 +130,15 @@ def tokenizer_seeds():
         "type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Removed", "invert": True})).encode()
     yield "merge.json", json.dumps(document(
         model={"type": "BPE", "vocab": {"a": 0}, "merges": ["a z", ""]})).encode()
+    vocab = {token: id for id, token in enumerate(["<unk>", "\u2581", "a", "\u2581a", "<|end|>", "<0x0A>"])}
+    model = {"type": "BPE", "byte_fallback": True, "fuse_unk": True, "unk_token": "<unk>", "vocab": vocab,
+             "merges": ["\u2581 a"]}
+    decoder = {"type": "Sequence", "decoders": [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]}
+    yield "sentencepiece.json", json.dumps(document(model=model, pre_tokenizer=None, decoder=decoder, normalizer={
+        "type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, {
+            "type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]})).encode()
+    yield "metaspace.json", json.dumps(document(model=model, normalizer=None, decoder={"type": "Metaspace"}, pre_tokenizer={
+        "type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": True})).encode()
 
 
 def npy_seeds():

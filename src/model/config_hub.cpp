@@ -16,6 +16,12 @@ bool has_value(const Json& object, std::string_view key) {
   return found != object.end() && !found->is_null();
 }
 
+// A decoder layer of Mistral is one of Llama.
+Architecture architecture_of(const Json& json, std::string_view subject) {
+  const auto name = json_require<std::string>(json, "model_type", subject);
+  return name == "mistral" ? Architecture::llama : parse_architecture(name, subject);
+}
+
 void reject_unsupported(const Json& json, std::string_view subject) {
   const std::string_view way_out = "choose a dense Llama, Qwen2 or Qwen3 model";
   for (const std::string_view key : {"num_experts", "num_local_experts", "n_routed_experts"}) {
@@ -24,7 +30,9 @@ void reject_unsupported(const Json& json, std::string_view subject) {
                   "a dense model", way_out);
     }
   }
-  bool sliding = json_value<bool>(json, "use_sliding_window", false, subject);
+  // Where Mistral names a window, it has one; the others say so.
+  bool sliding = json_value<bool>(json, "use_sliding_window", false, subject) ||
+                 (json["model_type"] == "mistral" && has_value(json, "sliding_window"));
   if (const auto types = json.find("layer_types"); types != json.end() && types->is_array()) {
     sliding |=
         std::any_of(types->begin(), types->end(), [](const Json& type) { return type != "full_attention"; });
@@ -142,7 +150,7 @@ ModelConfig read_config(const HubFolder& folder) {
   const std::string subject = folder.config_subject();
   const Json& json = folder.config();
   ModelConfig config;
-  config.architecture = parse_architecture(json_require<std::string>(json, "model_type", subject), subject);
+  config.architecture = architecture_of(json, subject);
   reject_unsupported(json, subject);
   config.layers = json_require<size_t>(json, "num_hidden_layers", subject);
   config.hidden = json_require<size_t>(json, "hidden_size", subject);

@@ -126,8 +126,7 @@ std::optional<Merge> MergeTable::find(int32_t left, int32_t right) const {
   return Merge{rank, merges_[rank].result};
 }
 
-BytePairEncoder::BytePairEncoder(std::array<int32_t, 256> byte_ids, MergeTable merges)
-    : byte_ids_(byte_ids), merges_(std::move(merges)) {}
+BytePairEncoder::BytePairEncoder(MergeTable merges) : merges_(std::move(merges)) {}
 
 namespace {
 
@@ -149,13 +148,12 @@ void BytePairEncoder::push_candidate(Scratch& scratch, int32_t position) const {
   std::push_heap(scratch.heap.begin(), scratch.heap.end(), worse);
 }
 
-void BytePairEncoder::encode(std::string_view word, Scratch& scratch, std::vector<int32_t>& out) const {
+void BytePairEncoder::encode(std::span<const int32_t> word, Scratch& scratch,
+                             std::vector<int32_t>& out) const {
   auto& symbols = scratch.symbols;
   symbols.clear();
   scratch.heap.clear();
-  for (const char c : word) {
-    const int32_t id = byte_ids_[static_cast<uint8_t>(c)];
-    if (id < 0) continue;
+  for (const int32_t id : word) {
     const auto index = static_cast<int32_t>(symbols.size());
     symbols.push_back({id, index - 1, index + 1});
   }

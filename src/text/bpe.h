@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -79,8 +80,8 @@ class MergeTable {
   std::vector<uint32_t> slots_;  // a rank; a power of two, at most two thirds full
 };
 
-// Byte-pair encoding of one word: the best-ranked pair merges first, the leftmost among equals. O(n log n) in
-// the word's length by a linked list of symbols and a heap of candidate pairs.
+// Byte-pair encoding of one word: the best-ranked pair of neighbours merges first, the leftmost among equals.
+// O(n log n) in the word's length by a linked list of symbols and a heap of candidate pairs.
 class BytePairEncoder {
  public:
   // The working memory of one thread.
@@ -99,13 +100,12 @@ class BytePairEncoder {
     std::vector<Candidate> heap;
   };
 
-  // byte_ids: the token of each single byte, or -1; bytes without one are dropped.
-  BytePairEncoder(std::array<int32_t, 256> byte_ids, MergeTable merges);
-  void encode(std::string_view word, Scratch& scratch, std::vector<int32_t>& out) const;
+  explicit BytePairEncoder(MergeTable merges);
+  // `word`: the tokens of its bytes or characters. Appends what is left of them once they are merged.
+  void encode(std::span<const int32_t> word, Scratch& scratch, std::vector<int32_t>& out) const;
 
  private:
   void push_candidate(Scratch& scratch, int32_t position) const;
-  std::array<int32_t, 256> byte_ids_;
   MergeTable merges_;
 };
 

@@ -32,16 +32,21 @@ Tokenizer load_tokenizer(const GgufFile& file) {
   GgufVocabulary vocabulary;
   vocabulary.model = file.require<std::string_view>("tokenizer.ggml.model");
   vocabulary.pre = file.get<std::string_view>("tokenizer.ggml.pre").value_or("");
-  // Other models store no merges: refuse them by name before asking for their parts.
-  if (vocabulary.model == "gpt2") {
+  // Other models store other parts: they are refused by name before they are asked for these.
+  if (vocabulary.model == "gpt2" || vocabulary.model == "llama") {
     vocabulary.tokens = strings_of(file, "tokenizer.ggml.tokens");
-    vocabulary.merges = strings_of(file, "tokenizer.ggml.merges");
+    if (vocabulary.model == "gpt2") vocabulary.merges = strings_of(file, "tokenizer.ggml.merges");
+    if (vocabulary.model == "llama") {
+      vocabulary.scores = file.require<std::vector<float>>("tokenizer.ggml.scores");
+    }
     vocabulary.token_types =
         file.get<std::vector<int32_t>>("tokenizer.ggml.token_type").value_or(std::vector<int32_t>{});
   }
   vocabulary.bos_id = file.get<int32_t>("tokenizer.ggml.bos_token_id");
   vocabulary.eos_id = file.get<int32_t>("tokenizer.ggml.eos_token_id");
+  vocabulary.unknown_id = file.get<int32_t>("tokenizer.ggml.unknown_token_id");
   vocabulary.add_bos = file.get<bool>("tokenizer.ggml.add_bos_token");
+  vocabulary.add_space_prefix = file.get<bool>("tokenizer.ggml.add_space_prefix");
   return Tokenizer(tokenizer_spec_from_gguf(std::move(vocabulary), file.subject()));
 }
 

@@ -10,6 +10,7 @@
 #include "keysieve/error.h"
 #include "text/added_tokens.h"
 #include "text/bpe.h"
+#include "text/sentencepiece.h"
 #include "text/splitter.h"
 #include "text/utf8.h"
 
@@ -88,6 +89,7 @@ std::vector<bool> mark_ids(const std::vector<int32_t>& ids, const TokenizerSpec&
 
 std::array<int32_t, 256> make_byte_ids(const TokenizerSpec& spec, const TokenMap& map,
                                        const std::vector<bool>& unused) {
+  if (spec.sentencepiece) return fallback_ids(map);
   std::array<int32_t, 256> ids;
   for (uint32_t byte = 0; byte < 256; ++byte) {
     const char c = static_cast<char>(byte);
@@ -125,12 +127,27 @@ void check_spec(const TokenizerSpec& spec) {
   }
 }
 
+std::string with_marks(std::string_view text, const SpaceRules& spaces, bool first) {
+  const bool prefix = spaces.prefix == SpacePrefix::always || (spaces.prefix == SpacePrefix::first && first);
+  return mark_spaces(text, prefix, spaces.unless_there);
+}
+
+// What a normaliser makes of text.
+std::string normalized_text(std::string_view text, const TokenizerSpec& spec, bool first) {
+  std::string normalized(text);
+  if (spec.normalize_nfc && !is_ascii(text)) normalized = normalize_nfc(text);
+  if (spec.sentencepiece && spec.sentencepiece->in_normalizer) {
+    normalized = with_marks(normalized, *spec.sentencepiece, first);
+  }
+  return normalized;
+}
+
 std::vector<AddedToken> added_tokens_where(const TokenizerSpec& spec, bool normalized) {
   std::vector<AddedToken> chosen;
   for (AddedToken token : spec.added_tokens) {
     if (token.normalized != normalized) continue;
     if (!is_valid_utf8(token.content)) continue;  // no text, which is valid UTF-8 by then, can contain it
-    if (normalized && spec.normalize_nfc) token.content = normalize_nfc(token.content);
+    if (normalized) token.content = normalized_text(token.content, spec, true);
     chosen.push_back(std::move(token));
   }
   return chosen;
@@ -151,13 +168,20 @@ struct Tokenizer::Impl {
     std::vector<std::string_view> words;
     std::vector<std::string_view> next_words;
     std::deque<std::string> prefixed;  // pieces that got a space in front
+    std::vector<int32_t> symbols;      // of one word, before merging
     std::vector<int32_t> ids;
   };
 
   explicit Impl(TokenizerSpec&& given);
-  void encode_plain(std::string_view text, bool parse_special, Work& work) const;
+  // `first`: nothing comes before this text.
+  void encode_plain(std::string_view text, bool first, bool parse_special, Work& work) const;
+  // Between added tokens.
+  void encode_words(std::string_view text, bool first, Work& work) const;
   void cut_into_words(std::string_view text, Work& work) const;
   void encode_word(std::string_view word, Work& work) const;
+  // The tokens of a word's bytes or characters.
+  void append_bytes(std::string_view bytes, std::vector<int32_t>& out) const;
+  void append_characters(std::string_view word, std::vector<int32_t>& out) const;
 
   TokenizerSpec spec;  // without tokens and merges, which the next ones have
   TokenTexts texts;
@@ -166,6 +190,8 @@ struct Tokenizer::Impl {
   std::vector<bool> special;
   std::vector<bool>
       never_a_word;  // unused and added tokens: what a word may not become by being spelled like it
+  std::array<int32_t, 256> byte_ids;  // -1: none, the byte is dropped
+  bool words_alone;                   // SentencePiece: each word may be merged by itself
   BytePairEncoder encoder;
   AddedTokenMatcher added;
   AddedTokenMatcher added_normalized;
@@ -189,7 +215,10 @@ Tokenizer::Impl::Impl(TokenizerSpec&& given)
       unused(mark_ids(spec.unused, spec)),
       special(spec.tokens.size()),
       never_a_word(unused),
-      encoder(make_byte_ids(spec, map, unused), make_merge_table(spec, map, unused)),
+      byte_ids(make_byte_ids(spec, map, unused)),
+      words_alone(spec.sentencepiece && !spec.ignore_merges && map.find(kSpaceMark) &&
+                  !merges_cross_words(spec.merges)),
+      encoder(make_merge_table(spec, map, unused)),
       added(added_tokens_where(spec, false)),
       added_normalized(added_tokens_where(spec, true)) {
   for (const AddedToken& token : spec.added_tokens) {
@@ -212,6 +241,33 @@ Tokenizer::Impl::Impl(TokenizerSpec&& given)
   spec.tokens = std::vector<std::string>();
 }
 
+void Tokenizer::Impl::append_bytes(std::string_view bytes, std::vector<int32_t>& out) const {
+  for (const char c : bytes) {
+    const int32_t id = byte_ids[static_cast<uint8_t>(c)];
+    if (id >= 0) out.push_back(id);
+  }
+}
+
+void Tokenizer::Impl::append_characters(std::string_view word, std::vector<int32_t>& out) const {
+  bool after_unknown = false;
+  for (size_t at = 0; at < word.size();) {
+    const std::string_view character = word.substr(at, utf8_step(word, at).length);
+    at += character.size();
+    std::optional<int32_t> known = map.find(character);
+    if (known && unused[static_cast<size_t>(*known)]) known.reset();
+    const bool has_bytes = std::all_of(character.begin(), character.end(),
+                                       [&](char c) { return byte_ids[static_cast<uint8_t>(c)] >= 0; });
+    if (known) {
+      out.push_back(*known);
+    } else if (has_bytes) {
+      append_bytes(character, out);
+    } else if (spec.unknown_id && !(spec.fuse_unknown && after_unknown)) {
+      out.push_back(*spec.unknown_id);
+    }
+    after_unknown = !known && !has_bytes;
+  }
+}
+
 void Tokenizer::Impl::encode_word(std::string_view word, Work& work) const {
   if (const auto known = work.cache.find(word)) {
     const int32_t* ids = work.cache.ids(*known);
@@ -220,11 +276,19 @@ void Tokenizer::Impl::encode_word(std::string_view word, Work& work) const {
   }
   const size_t begin = work.ids.size();
   std::optional<int32_t> whole;
-  if (spec.ignore_merges) whole = map.find(spell_in_byte_alphabet(word));
+  if (spec.ignore_merges) {
+    whole = map.find(spec.sentencepiece ? std::string(word) : spell_in_byte_alphabet(word));
+  }
   if (whole && !never_a_word[static_cast<size_t>(*whole)]) {
     work.ids.push_back(*whole);
   } else {
-    encoder.encode(word, work.scratch, work.ids);
+    work.symbols.clear();
+    if (spec.sentencepiece) {
+      append_characters(word, work.symbols);
+    } else {
+      append_bytes(word, work.symbols);
+    }
+    encoder.encode(work.symbols, work.scratch, work.ids);
   }
   work.cache.insert(word, work.ids.data() + begin, work.ids.size() - begin);
 }
@@ -244,21 +308,34 @@ void Tokenizer::Impl::cut_into_words(std::string_view text, Work& work) const {
     }
     work.words.swap(work.next_words);
   }
+  if (!words_alone) return;
+  work.next_words.clear();
+  for (const std::string_view word : work.words) cut_into_marked_words(word, work.next_words);
+  work.words.swap(work.next_words);
 }
 
-void Tokenizer::Impl::encode_plain(std::string_view text, bool parse_special, Work& work) const {
+void Tokenizer::Impl::encode_words(std::string_view text, bool first, Work& work) const {
+  std::string marked;
+  if (spec.sentencepiece && !spec.sentencepiece->in_normalizer) {
+    marked = with_marks(text, *spec.sentencepiece, first);
+    text = marked;
+  }
+  cut_into_words(text, work);
+  for (const std::string_view word : work.words) encode_word(word, work);
+}
+
+void Tokenizer::Impl::encode_plain(std::string_view text, bool first, bool parse_special, Work& work) const {
   std::string normalized;
-  if (spec.normalize_nfc && !is_ascii(text)) {
-    normalized = normalize_nfc(text);
+  if (spec.sentencepiece || (spec.normalize_nfc && !is_ascii(text))) {
+    normalized = normalized_text(text, spec, first);
     text = normalized;
   }
   for (const AddedTokenMatcher::Piece& piece : added_normalized.split(text, parse_special)) {
     if (piece.id >= 0) {
       work.ids.push_back(piece.id);
-      continue;
+    } else {
+      encode_words(piece.text, first && piece.text.data() == text.data(), work);
     }
-    cut_into_words(piece.text, work);
-    for (const std::string_view word : work.words) encode_word(word, work);
   }
 }
 
@@ -281,7 +358,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool parse_special
     if (piece.id >= 0) {
       work.ids.push_back(piece.id);
     } else {
-      impl_->encode_plain(piece.text, parse_special, work);
+      impl_->encode_plain(piece.text, piece.text.data() == text.data(), parse_special, work);
     }
   }
   return std::move(work.ids);
@@ -296,6 +373,8 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
     }
     if (!skip_special || !is_special(id)) bytes += token_bytes(id);
   }
+  const std::optional<SpaceRules>& spaces = impl_->spec.sentencepiece;
+  if (spaces && spaces->strip_first && bytes.starts_with(' ')) bytes.erase(0, 1);
   return is_valid_utf8(bytes) ? bytes : replace_invalid_utf8(bytes);
 }
 
@@ -311,7 +390,11 @@ bool Tokenizer::is_special(int32_t id) const {
 
 std::string Tokenizer::token_bytes(int32_t id) const {
   std::string bytes;
-  append_token_bytes(bytes, token_text(id));
+  if (impl_->spec.sentencepiece) {
+    append_piece_bytes(bytes, token_text(id));
+  } else {
+    append_token_bytes(bytes, token_text(id));
+  }
   return bytes;
 }
 

@@ -32,8 +32,22 @@ struct SplitStep {
   bool invert = false;  // the pattern describes what lies between the matches
 };
 
-// Everything that defines a byte-level BPE tokenizer, as plain data. The token strings are spelled in the
-// GPT-2 byte alphabet ("Ġthe"), as every file holds them.
+// Which texts get a space in front.
+enum class SpacePrefix { never, first, always };  // first: not what follows an added token
+
+// How a SentencePiece vocabulary takes text apart. Spaces become "▁".
+struct SpaceRules {
+  SpacePrefix prefix = SpacePrefix::never;
+  bool unless_there = false;  // no second space in front
+  // Whether spaces are marked before `normalized` added tokens are looked for (a normaliser) or after them
+  // (Metaspace).
+  bool in_normalizer = true;
+  bool strip_first = false;  // decoding takes one space off the front of a text
+};
+
+// Everything that defines a BPE tokenizer, as plain data. The token strings are spelled as every file holds
+// them: in the GPT-2 byte alphabet ("Ġthe"), or those of SentencePiece in plain text with "▁" for a space and
+// "<0x0A>" for the bytes of characters that have no token.
 struct TokenizerSpec {
   std::string subject = "tokenizer";  // names the source in error messages, usually a path
   std::vector<std::string> tokens;    // [vocabulary], indexed by id; an empty string is an id without a token
@@ -41,7 +55,9 @@ struct TokenizerSpec {
   std::vector<AddedToken> added_tokens;
   std::vector<int32_t> unused;        // ids that text never produces, though they have a name
   std::optional<int32_t> unknown_id;  // stands for bytes without a token; without it they are dropped
+  bool fuse_unknown = false;          // SentencePiece: one stands for all that follow each other
   std::vector<SplitStep> splits;
+  std::optional<SpaceRules> sentencepiece;  // not a byte-level vocabulary
   bool normalize_nfc = false;
   bool ignore_merges = false;  // a word that is itself a token needs no merging (Llama 3)
   std::optional<int32_t> bos_id;
@@ -51,27 +67,30 @@ struct TokenizerSpec {
 
 // The tokenizer keys of a GGUF file, without `tokenizer.ggml.`.
 struct GgufVocabulary {
-  std::string model;  // "gpt2"
+  std::string model;  // "gpt2", a byte-level BPE, or "llama", a SentencePiece BPE
   std::string pre;    // names the split patterns: "qwen2", "llama-bpe", ...; empty means "default"
   std::vector<std::string> tokens;
-  std::vector<std::string> merges;
-  std::vector<int32_t> token_types;  // [tokens] or empty: 1 normal, 3 control, 4 user-defined, 5 unused
+  std::vector<std::string> merges;   // gpt2 only
+  std::vector<float> scores;         // [tokens], llama only: the order of merges
+  std::vector<int32_t> token_types;  // [tokens] or empty: 1 normal, 2 unknown, 3 control, 4 user-defined,
+                                     // 5 unused, 6 byte
   std::optional<int32_t> bos_id;
   std::optional<int32_t> eos_id;
+  std::optional<int32_t> unknown_id;
   std::optional<bool> add_bos;
+  std::optional<bool> add_space_prefix;  // llama only
 };
 
 // `pre` names that tokenizer_spec_from_gguf knows, sorted.
 std::vector<std::string_view> known_gguf_pre_tokenizers();
 
-// Throws Error{unsupported} for a model other than byte-level BPE and for an unknown `pre`, Error{format} for
-// damaged data.
+// Throws Error{unsupported} for another model and for an unknown `pre`, Error{format} for damaged data.
 TokenizerSpec tokenizer_spec_from_gguf(GgufVocabulary vocabulary, std::string_view subject);
 
 // `json` is a tokenizer.json and `config_json` the tokenizer_config.json beside it, empty if there is none.
 // The split patterns and the normaliser are the file's own. Throws Error{format} for damaged files and
-// Error{unsupported}, naming the part, for anything but a byte-level BPE (SentencePiece unigram, WordPiece,
-// byte fallback, ...).
+// Error{unsupported}, naming the part, for anything but a byte-level BPE or one of SentencePiece (Unigram,
+// WordPiece, ...).
 TokenizerSpec tokenizer_spec_from_json(std::string_view json, std::string_view config_json,
                                        std::string_view subject);
 
@@ -93,7 +112,8 @@ class Tokenizer {
   // text is 2 GiB or longer.
   std::vector<int32_t> encode(std::string_view text, bool parse_special) const;
 
-  // U+FFFD stands for bytes that are not UTF-8. Throws Error{usage} for an id without a token.
+  // A whole text: SentencePiece's space in front of it is taken off again. U+FFFD stands for bytes that are
+  // not UTF-8. Throws Error{usage} for an id without a token.
   std::string decode(std::span<const int32_t> ids, bool skip_special) const;
 
   int32_t vocabulary_size() const;  // highest id + 1
@@ -119,8 +139,9 @@ class Tokenizer {
   std::unique_ptr<const Impl> impl_;
 };
 
-// Turns ids that arrive one by one into text; the concatenated results equal Tokenizer::decode of all ids.
-// Keeps a reference to the tokenizer.
+// Turns ids that arrive one by one into the text that they add to a prompt; the concatenated results equal
+// Tokenizer::decode of all ids, but for a space in front, which belongs there. Keeps a reference to the
+// tokenizer.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special = true);

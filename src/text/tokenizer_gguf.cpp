@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <utility>
 
 #include "keysieve/error.h"
+#include "text/sentencepiece.h"
 #include "text/splitter.h"
 #include "text/tokenizer.h"
 
@@ -83,9 +85,47 @@ const PreTokenizer& find_pre_tokenizer(std::string_view name, std::string_view s
 }
 
 // tokenizer.ggml.token_type
+constexpr int32_t kNormal = 1;
 constexpr int32_t kControl = 3;
 constexpr int32_t kUserDefined = 4;
 constexpr int32_t kUnused = 5;
+
+void add_byte_level(TokenizerSpec& spec, GgufVocabulary& vocabulary) {
+  const PreTokenizer& pre = find_pre_tokenizer(vocabulary.pre, spec.subject);
+  for (const std::string_view pattern : pre.patterns) {
+    if (!pattern.empty()) spec.splits.push_back({.pattern = std::string(pattern)});
+  }
+  spec.normalize_nfc = pre.normalize_nfc;
+  spec.ignore_merges = pre.ignore_merges;
+  spec.merges = std::move(vocabulary.merges);
+  // Llama 3 files from before the key existed expect it.
+  spec.add_bos = vocabulary.add_bos.value_or(pre.ignore_merges);
+}
+
+void add_sentencepiece(TokenizerSpec& spec, const GgufVocabulary& vocabulary) {
+  const size_t count = vocabulary.tokens.size();
+  if (vocabulary.scores.size() != count) {
+    throw Error(ErrorKind::format, spec.subject,
+                fmt::format("{} tokens and {} scores", count, vocabulary.scores.size()), "one score a token",
+                "get the file again");
+  }
+  if (std::any_of(vocabulary.scores.begin(), vocabulary.scores.end(),
+                  [](float s) { return std::isnan(s); })) {
+    throw Error(ErrorKind::format, spec.subject, "a score that is no number", "numbers",
+                "get the file again");
+  }
+  std::vector<bool> mergeable(count, true);
+  for (size_t i = 0; i < vocabulary.token_types.size(); ++i)
+    mergeable[i] = vocabulary.token_types[i] == kNormal;
+  spec.merges = merges_from_scores(vocabulary.tokens, vocabulary.scores, mergeable, spec.subject);
+  // The defaults of llama.cpp.
+  const bool prefix = vocabulary.add_space_prefix.value_or(true);
+  spec.sentencepiece =
+      SpaceRules{.prefix = prefix ? SpacePrefix::always : SpacePrefix::never, .strip_first = prefix};
+  spec.unknown_id = vocabulary.unknown_id;
+  spec.fuse_unknown = true;
+  spec.add_bos = vocabulary.add_bos.value_or(true);
+}
 
 }  // namespace
 
@@ -96,12 +136,12 @@ std::vector<std::string_view> known_gguf_pre_tokenizers() {
 }
 
 TokenizerSpec tokenizer_spec_from_gguf(GgufVocabulary vocabulary, std::string_view subject) {
-  if (vocabulary.model != "gpt2") {
+  if (vocabulary.model != "gpt2" && vocabulary.model != "llama") {
     throw Error(ErrorKind::unsupported, subject,
-                fmt::format("tokenizer.ggml.model is '{}'", vocabulary.model), "gpt2, a byte-level BPE",
-                "use a model of the Qwen, Llama 3 or SmolLM families");
+                fmt::format("tokenizer.ggml.model is '{}'", vocabulary.model),
+                "gpt2 or llama, a byte-level BPE or one of SentencePiece",
+                "use a model of the Qwen, Llama, Mistral or SmolLM families");
   }
-  const PreTokenizer& pre = find_pre_tokenizer(vocabulary.pre, subject);
   if (!vocabulary.token_types.empty() && vocabulary.token_types.size() != vocabulary.tokens.size()) {
     throw Error(
         ErrorKind::format, subject,
@@ -110,11 +150,11 @@ TokenizerSpec tokenizer_spec_from_gguf(GgufVocabulary vocabulary, std::string_vi
   }
   TokenizerSpec spec;
   spec.subject = subject;
-  for (const std::string_view pattern : pre.patterns) {
-    if (!pattern.empty()) spec.splits.push_back({.pattern = std::string(pattern)});
+  if (vocabulary.model == "gpt2") {
+    add_byte_level(spec, vocabulary);
+  } else {
+    add_sentencepiece(spec, vocabulary);
   }
-  spec.normalize_nfc = pre.normalize_nfc;
-  spec.ignore_merges = pre.ignore_merges;
   for (size_t i = 0; i < vocabulary.token_types.size(); ++i) {
     const int32_t type = vocabulary.token_types[i];
     const auto id = static_cast<int32_t>(i);
@@ -123,11 +163,8 @@ TokenizerSpec tokenizer_spec_from_gguf(GgufVocabulary vocabulary, std::string_vi
     spec.added_tokens.push_back({.id = id, .content = vocabulary.tokens[i], .special = type == kControl});
   }
   spec.tokens = std::move(vocabulary.tokens);
-  spec.merges = std::move(vocabulary.merges);
   spec.bos_id = vocabulary.bos_id;
   spec.eos_id = vocabulary.eos_id;
-  // Llama 3 files from before the key existed expect it.
-  spec.add_bos = vocabulary.add_bos.value_or(pre.ignore_merges);
   return spec;
 }
 

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <utility>
 
 #include "core/json.h"
 #include "keysieve/error.h"
+#include "text/sentencepiece.h"
 #include "text/splitter.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_json_reader.h"
@@ -15,7 +17,7 @@ namespace keysieve {
 namespace {
 
 constexpr std::string_view kTokenizerWayOut =
-    "use a byte-level BPE model (Qwen, Llama 3, SmolLM) or its GGUF file";
+    "use a BPE model (Qwen, Llama, Mistral, SmolLM) or its GGUF file";
 
 [[noreturn]] void unsupported(std::string_view subject, std::string_view part, std::string_view found,
                               std::string_view expected) {
@@ -45,9 +47,6 @@ void check_model(const Json& document, std::string_view subject) {
   // Files from before the key existed hold a BPE if they have merges.
   const std::string type = json_value(*model, "type", std::string("BPE"), subject);
   if (type != "BPE") unsupported(subject, "model", type, "BPE");
-  if (json_value(*model, "byte_fallback", false, subject)) {
-    unsupported(subject, "model", "BPE with byte_fallback (SentencePiece)", "byte-level BPE");
-  }
   for (const std::string_view key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     const Json* affix = member(*model, key);
     if (affix && !(affix->is_string() && affix->get_ref<const std::string&>().empty())) {
@@ -66,16 +65,73 @@ void check_model(const Json& document, std::string_view subject) {
   }
 }
 
-bool normalizes_nfc(const Json* normalizer, std::string_view subject, int depth = 0) {
-  if (!normalizer) return false;
-  const std::string type = type_of(*normalizer, subject);
-  if (type == "NFC") return true;
-  if (type != "Sequence" || depth > 8) unsupported(subject, "normalizer", type, "NFC or none");
+// "pattern" of a Split or Replace step where it is a string and no regular expression.
+std::optional<std::string> string_pattern(const Json& step, std::string_view subject) {
+  const Json* pattern = member(step, "pattern");
+  if (!pattern || !pattern->is_object() || !member(*pattern, "String")) return std::nullopt;
+  return json_require<std::string>(*pattern, "String", subject);
+}
+
+// Normalisers that are known here.
+struct NormalizerSteps {
   bool nfc = false;
-  for (const Json& part : array_of(*normalizer, "normalizers", subject)) {
-    nfc |= normalizes_nfc(&part, subject, depth + 1);
+  bool prepend = false;  // ▁ in front
+  bool replace = false;  // ▁ for spaces
+};
+
+void read_normalizer(const Json* normalizer, NormalizerSteps& steps, std::string_view subject,
+                     int depth = 0) {
+  if (!normalizer) return;
+  const std::string type = type_of(*normalizer, subject);
+  if (type == "NFC") {
+    steps.nfc = true;
+  } else if (type == "Sequence" && depth < 8) {
+    for (const Json& part : array_of(*normalizer, "normalizers", subject)) {
+      read_normalizer(&part, steps, subject, depth + 1);
+    }
+  } else if (type == "Prepend" && json_value(*normalizer, "prepend", std::string(), subject) == kSpaceMark) {
+    steps.prepend = true;
+  } else if (type == "Replace" && string_pattern(*normalizer, subject) == " " &&
+             json_value(*normalizer, "content", std::string(), subject) == kSpaceMark) {
+    steps.replace = true;
+  } else {
+    unsupported(subject, "normalizer", type, "NFC, ▁ for spaces or none");
   }
-  return nfc;
+}
+
+void read_metaspace(const Json& step, TokenizerSpec& spec) {
+  const std::string& subject = spec.subject;
+  const bool comes_first = spec.splits.empty() && !spec.sentencepiece;
+  if (!comes_first || json_value(step, "replacement", std::string(), subject) != kSpaceMark) {
+    unsupported(subject, "pre_tokenizer", "Metaspace", "one that makes ▁ of spaces, before other steps");
+  }
+  SpaceRules& spaces = spec.sentencepiece.emplace();
+  spaces.in_normalizer = false;
+  spaces.unless_there = true;
+  // Files from before "prepend_scheme" have "add_prefix_space".
+  const bool prefix = json_value(step, "add_prefix_space", true, subject);
+  const auto scheme = json_value(step, "prepend_scheme", std::string(prefix ? "always" : "never"), subject);
+  if (scheme == "always") spaces.prefix = SpacePrefix::always;
+  if (scheme == "first") spaces.prefix = SpacePrefix::first;
+  if (json_value(step, "split", true, subject)) {
+    spec.splits.push_back({.pattern = std::string(kSpaceMark), .behavior = SplitBehavior::merged_with_next});
+  }
+}
+
+// Whether decoding takes a space off the front.
+bool strips_first_space(const Json* decoder, const TokenizerSpec& spec, int depth = 0) {
+  if (!decoder) return false;
+  const std::string& subject = spec.subject;
+  const std::string type = type_of(*decoder, subject);
+  if (type == "Metaspace") return spec.sentencepiece->prefix != SpacePrefix::never;
+  if (type == "Strip") {
+    return json_value(*decoder, "content", std::string(), subject) == " " &&
+           json_value(*decoder, "start", size_t{0}, subject) > 0;
+  }
+  if (type != "Sequence" || depth > 8) return false;
+  const Json::array_t& parts = array_of(*decoder, "decoders", subject);
+  return std::any_of(parts.begin(), parts.end(),
+                     [&](const Json& part) { return strips_first_space(&part, spec, depth + 1); });
 }
 
 SplitBehavior behavior_of(const Json& step, std::string_view subject) {
@@ -96,33 +152,34 @@ SplitBehavior behavior_of(const Json& step, std::string_view subject) {
 
 std::string split_pattern(const Json& step, std::string_view subject) {
   const Json* pattern = member(step, "pattern");
-  if (pattern && pattern->is_object()) {
-    if (member(*pattern, "Regex")) return json_require<std::string>(*pattern, "Regex", subject);
-    if (member(*pattern, "String")) {
-      std::string escaped;
-      for (const char c : json_require<std::string>(*pattern, "String", subject)) {
-        // Every ASCII character but letters and digits may be escaped.
-        const bool plain = static_cast<uint8_t>(c) >= 0x80 || (c >= '0' && c <= '9') ||
-                           (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
-        if (!plain) escaped += '\\';
-        escaped += c;
-      }
-      return escaped;
+  if (pattern && pattern->is_object() && member(*pattern, "Regex")) {
+    return json_require<std::string>(*pattern, "Regex", subject);
+  }
+  if (const auto text = string_pattern(step, subject)) {
+    std::string escaped;
+    for (const char c : *text) {
+      // Every ASCII character but letters and digits may be escaped.
+      const bool plain = static_cast<uint8_t>(c) >= 0x80 || (c >= '0' && c <= '9') ||
+                         (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+      if (!plain) escaped += '\\';
+      escaped += c;
     }
+    return escaped;
   }
   throw Error(ErrorKind::format, subject, "a Split step without a pattern", "a Regex or a String");
 }
 
 // Appends the steps of a pre-tokenizer; `byte_level` becomes true at the ByteLevel step, which must be the
 // last.
-void append_splits(const Json& step, std::string_view subject, std::vector<SplitStep>& out, bool& byte_level,
-                   int depth = 0) {
+void append_splits(const Json& step, TokenizerSpec& spec, bool& byte_level, int depth = 0) {
+  const std::string& subject = spec.subject;
+  std::vector<SplitStep>& out = spec.splits;
   const std::string type = type_of(step, subject);
   if (byte_level)
     unsupported(subject, "pre_tokenizer", fmt::format("{} after ByteLevel", type), "ByteLevel last");
   if (type == "Sequence" && depth < 8) {
     for (const Json& part : array_of(step, "pretokenizers", subject)) {
-      append_splits(part, subject, out, byte_level, depth + 1);
+      append_splits(part, spec, byte_level, depth + 1);
     }
   } else if (type == "Split") {
     out.push_back({.pattern = split_pattern(step, subject),
@@ -140,6 +197,8 @@ void append_splits(const Json& step, std::string_view subject, std::vector<Split
     out.push_back({.pattern = "\\w+|[^\\w\\s]+", .behavior = SplitBehavior::removed, .invert = true});
   } else if (type == "WhitespaceSplit") {
     out.push_back({.pattern = "\\s", .behavior = SplitBehavior::removed});
+  } else if (type == "Metaspace") {
+    read_metaspace(step, spec);
   } else if (type == "ByteLevel") {
     byte_level = true;
     SplitStep split;
@@ -147,7 +206,8 @@ void append_splits(const Json& step, std::string_view subject, std::vector<Split
     if (json_value(step, "use_regex", true, subject)) split.pattern = kGpt2SplitPattern;
     if (split.add_prefix_space || !split.pattern.empty()) out.push_back(std::move(split));
   } else {
-    unsupported(subject, "pre_tokenizer", type, "Split, Digits, Punctuation, Whitespace and ByteLevel");
+    unsupported(subject, "pre_tokenizer", type,
+                "Split, Digits, Punctuation, Whitespace, Metaspace, ByteLevel");
   }
 }
 
@@ -242,6 +302,30 @@ void append_config_tokens(TokenizerSpec& spec, const Json& config, std::string_v
   }
 }
 
+// How text is taken apart: byte-level, or by SentencePiece's rules.
+void read_scheme(const Json& document, TokenizerSpec& spec) {
+  const std::string& subject = spec.subject;
+  const bool byte_fallback = json_value(document["model"], "byte_fallback", false, subject);
+  NormalizerSteps normalizer;
+  read_normalizer(member(document, "normalizer"), normalizer, subject);
+  spec.normalize_nfc = normalizer.nfc;
+  if (normalizer.replace) {
+    spec.sentencepiece = {.prefix = normalizer.prepend ? SpacePrefix::always : SpacePrefix::never};
+  } else if (normalizer.prepend) {
+    unsupported(subject, "normalizer", "Prepend alone", "▁ for spaces too");
+  }
+  bool byte_level = false;
+  if (const Json* step = member(document, "pre_tokenizer")) append_splits(*step, spec, byte_level);
+  if (byte_level && (spec.sentencepiece || byte_fallback || (spec.unknown_id && spec.fuse_unknown))) {
+    unsupported(subject, "model", "with ByteLevel and byte_fallback, fuse_unk or ▁", "one or the other");
+  }
+  if (byte_level) return;
+  if (!spec.sentencepiece || !byte_fallback) {
+    unsupported(subject, "pre_tokenizer", "without ByteLevel", "byte-level BPE, or ▁ with byte_fallback");
+  }
+  spec.sentencepiece->strip_first = strips_first_space(member(document, "decoder"), spec);
+}
+
 }  // namespace
 
 TokenizerSpec tokenizer_spec_from_json(std::string_view json, std::string_view config_json,
@@ -265,14 +349,10 @@ TokenizerSpec tokenizer_spec_from_json(std::string_view json, std::string_view c
   const Json& model = document["model"];
   spec.ignore_merges = json_value(model, "ignore_merges", false, subject);
   if (const auto unknown = named_token(model, "unk_token", subject)) {
-    if (json_value(model, "fuse_unk", false, subject)) unsupported(subject, "model", "with fuse_unk", "none");
     spec.unknown_id = id_of(spec, unknown);
   }
-  spec.normalize_nfc = normalizes_nfc(member(document, "normalizer"), subject);
-  bool byte_level = false;
-  if (const Json* step = member(document, "pre_tokenizer"))
-    append_splits(*step, subject, spec.splits, byte_level);
-  if (!byte_level) unsupported(subject, "pre_tokenizer", "without ByteLevel", "byte-level BPE");
+  spec.fuse_unknown = json_value(model, "fuse_unk", false, subject);
+  read_scheme(document, spec);
 
   const std::optional<std::string> leading = leading_token(member(document, "post_processor"), subject);
   const std::optional<std::string> bos = named_token(config, "bos_token", config_subject);

@@ -227,6 +227,12 @@ TEST(RopeTables, YarnWithItsOwnRamp) {
   EXPECT_NEAR(HubConfig({{"rope_scaling", deepseek}}).read().rope.magnitude_factor, 0.921042355, 1e-9);
 }
 
+TEST(HubConfigs, MistralWithoutAWindowIsALlama) {
+  EXPECT_EQ(HubConfig({{"model_type", "mistral"}}).read().architecture, Architecture::llama);
+  EXPECT_EQ(HubConfig({{"model_type", "mistral"}, {"sliding_window", nullptr}}).read().architecture,
+            Architecture::llama);
+}
+
 TEST(HubConfigs, SaysWhatIsNotSupported) {
   const auto unsupported = [](const Json& changes, const std::string& part) {
     expect_error(ErrorKind::unsupported, {"config.json", part}, [&] { (void)HubConfig(changes).read(); });
@@ -235,6 +241,7 @@ TEST(HubConfigs, SaysWhatIsNotSupported) {
   unsupported({{"model_type", "mixtral"}}, "llama, qwen2 or qwen3");
   unsupported({{"num_experts", 8}}, "mixture of experts");
   unsupported({{"use_sliding_window", true}}, "sliding-window");
+  unsupported({{"model_type", "mistral"}, {"sliding_window", 4096}}, "sliding-window");
   unsupported({{"layer_types", {"full_attention", "sliding_attention"}}}, "sliding-window");
   unsupported({{"hidden_act", "gelu"}}, "silu");
   unsupported({{"mlp_bias", true}}, "MLP");
