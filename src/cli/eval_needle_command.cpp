@@ -17,15 +17,16 @@ constexpr const char* kEvalNeedleExamples = R"(Examples:
   keysieve eval needle --haystack a.txt --budgets 128,256,512 --modes dense,sparse --resume needle.part --json
 "The secret code is NNNN." stands in prose, at depths spread evenly over the trials; the question comes last.
 Other forms: words (asked for in other words than it is told in), pairs (the value of one of eight keys), two
-(two codes, both asked for). A trial passes where the greedy answer (16 tokens; 32 for two) names every code.
+(two codes, both asked for), keys (each of eight keys in turn: eight trials share a text, which is read once).
+A trial passes where the greedy answer (16 tokens; 32 for two) names every code.
 Also told, with the answer begun as the text has it: `strict`, all the codes' tokens are the greedy choice, and
 their mean negative log likelihood.)";
 
 NeedleForm parse_form(const std::string& text) {
-  for (const NeedleForm form : {NeedleForm::code, NeedleForm::words, NeedleForm::pairs, NeedleForm::two}) {
+  for (const NeedleForm form : kNeedleForms) {
     if (to_string(form) == text) return form;
   }
-  throw Error(ErrorKind::usage, "--form", '"' + text + '"', "code, words, pairs or two");
+  throw Error(ErrorKind::usage, "--form", '"' + text + '"', "code, words, pairs, two or keys");
 }
 
 class EvalNeedleCommand final : public Command {
@@ -45,7 +46,7 @@ class EvalNeedleCommand final : public Command {
         ->check(CLI::IsMember({"in-prompt", "after"}))
         ->type_name("P")
         ->capture_default_str();
-    app.add_option("--form", form_, "what is hidden and asked: code, words, pairs or two")
+    app.add_option("--form", form_, "what is hidden and asked: code, words, pairs, two or keys")
         ->type_name("F")
         ->capture_default_str();
     add_list(app, "--budgets", budgets_, "run every mode at each of these, dense once; instead of --budget");

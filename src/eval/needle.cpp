@@ -72,7 +72,8 @@ class NeedleRun {
   void run_context(size_t context, NeedleResult& result) {
     std::vector<NeedlePrompt> prompts;
     for (size_t i = 0; i < options_.trials; ++i) {
-      const std::string& haystack = options_.haystacks[i % options_.haystacks.size()];
+      const size_t text = i / needle_questions(options_.form);
+      const std::string& haystack = options_.haystacks[text % options_.haystacks.size()];
       const NeedleSpec spec = needle_spec(context - answer_tokens_, i, options_.trials, haystack.size(),
                                           options_.seed, options_.form);
       prompts.push_back(make_needle_prompt(codec_, haystack, spec));
@@ -102,7 +103,8 @@ class NeedleRun {
     row.budget = pass.setting.budget(pass.mode);
     row.mode = pass.mode;
     restart_peak_resident();
-    std::optional<SequenceState> state;  // made for the first trial that is not known already
+    std::optional<SequenceState> state;    // made for the first trial that is not known already
+    const NeedlePrompt* before = nullptr;  // what it has read
     for (size_t i = 0; i < prompts.size(); ++i) {
       NeedleTrial trial;
       trial.context = context;
@@ -118,7 +120,8 @@ class NeedleRun {
           state.emplace(
               pass.setting.sequence(pass.mode, std::min(context + 64, setting_.model()->config().context)));
         }
-        run_trial(*state, prompts[i], trial);
+        run_trial(*state, before, prompts[i], trial);
+        before = &prompts[i];
         if (options_.partial) options_.partial->put(key, to_json(trial));
       }
       result.trials.push_back(std::move(trial));
@@ -132,15 +135,34 @@ class NeedleRun {
     if (done < tokens.size() || cancelled()) throw Cancelled{};
   }
 
-  void run_trial(SequenceState& state, const NeedlePrompt& prompt, NeedleTrial& trial) const {
+  // Goes back to what the prompt has in common with the one read before, and returns how many tokens that
+  // is. What was the end of a prompt is read again, since it was read otherwise, and so is a block of
+  // neighbouring queries that this would cut.
+  static size_t keep_common(SequenceState& state, const NeedlePrompt* before, const NeedlePrompt& prompt) {
+    if (before != nullptr) {
+      const std::span<const int32_t> old(before->tokens), now(prompt.tokens);
+      const size_t most = std::min(old.size(), now.size());
+      const auto differs =
+          std::mismatch(old.begin(), old.begin() + static_cast<ptrdiff_t>(most), now.begin());
+      const size_t common = std::min({static_cast<size_t>(differs.first - old.begin()),
+                                      prompt.document_tokens, most - std::min(most, kPromptEnd)});
+      const size_t kept = common / SessionOptions::kMostQueryBlock * SessionOptions::kMostQueryBlock;
+      if (kept > 0 && state.truncate(kept)) return kept;
+    }
     state.clear();
+    return 0;
+  }
+
+  void run_trial(SequenceState& state, const NeedlePrompt* before, const NeedlePrompt& prompt,
+                 NeedleTrial& trial) const {
     const auto start = std::chrono::steady_clock::now();
     const std::span<const int32_t> tokens(prompt.tokens);
+    const size_t kept = keep_common(state, before, prompt);
     if (options_.protocol == NeedleProtocol::after) {
-      feed(state, tokens.first(prompt.document_tokens));
+      feed(state, tokens.first(prompt.document_tokens).subspan(kept));
       feed(state, tokens.subspan(prompt.document_tokens));
     } else {
-      feed(state, tokens);
+      feed(state, tokens.subspan(kept));
     }
     trial.prefill_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     trial.positions_read = state.work().mean_positions_read();

@@ -29,7 +29,7 @@ struct NeedleOptions {
   PartialResults* partial = nullptr;  // what is done already, and where to put the rest
   NeedleProtocol protocol = NeedleProtocol::in_prompt;
   NeedleForm form = NeedleForm::code;
-  std::vector<std::string> haystacks;  // texts, used in turn; not empty
+  std::vector<std::string> haystacks;  // files, used in turn; not empty
   uint64_t seed = 1;
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(size_t done, size_t total)> on_progress =
@@ -48,7 +48,7 @@ struct NeedleTrial {
   // Mean negative log likelihood of the codes' tokens there, nats. nullopt, and `strict` false: a cache that
   // forgets cannot go back to the prompt's end.
   std::optional<double> code_nll;
-  double prefill_seconds = 0;
+  double prefill_seconds = 0;   // what the trial before has read of the same text took none
   double positions_read = 0;    // by one query in one layer, mean over the prompt
   uint64_t peak_rss_bytes = 0;  // of this process so far in this row
 };

@@ -71,7 +71,7 @@ Rendered render(const TextCodec& codec, std::string_view prose, const NeedleTask
   for (const size_t i : order) {
     document += prose.substr(at, cuts[i] - at);
     at = cuts[i];
-    if (i == 0) before_needle = document;
+    if (i == task.asked) before_needle = document;
     document += task.plants[i].sentence + " ";
   }
   document += prose.substr(at);
@@ -112,8 +112,13 @@ NeedlePrompt make_needle_prompt(const TextCodec& codec, std::string_view haystac
   std::string_view prose = haystack.substr(std::min(spec.start, haystack.size()));
   const std::vector<size_t> early = sentence_starts(prose.substr(0, 4000));
   if (spec.start > 0 && early.size() > 2) prose.remove_prefix(early[1]);
-  const NeedleTask task = make_needle_task(spec.form, spec.code, spec.depth, spec.draw);
-  const size_t frame = render(codec, "", task).tokens.size();
+  const auto task_of = [&](size_t question) {
+    return make_needle_task(spec.form, spec.code, spec.depth, spec.draw, question);
+  };
+  const NeedleTask task = task_of(spec.question);
+  // The prose must not depend on which of its questions is asked.
+  const NeedleTask first_task = task_of(0);
+  const size_t frame = render(codec, "", first_task).tokens.size();
   if (frame >= spec.tokens) {
     throw Error(ErrorKind::mismatch, "needle context", fmt::format("{} tokens", spec.tokens),
                 fmt::format("more than the {} of the question alone", frame), "use longer --contexts");
@@ -122,14 +127,16 @@ NeedlePrompt make_needle_prompt(const TextCodec& codec, std::string_view haystac
   // after encoding it, and each step lands closer because tokens per byte barely change.
   size_t bytes = (spec.tokens - frame) * 4;
   Rendered best;
+  std::string_view best_prose;
   size_t best_miss = spec.tokens;
   for (int step = 0; step < 12 && best_miss > 0; ++step) {
     const std::string_view part = prose.substr(0, bytes);
-    const Rendered found = render(codec, part, task);
+    Rendered found = render(codec, part, first_task);
     const size_t count = found.tokens.size();
     const size_t miss = count > spec.tokens ? count - spec.tokens : spec.tokens - count;
     if (miss < best_miss) {
-      best = found;
+      best = std::move(found);
+      best_prose = part;
       best_miss = miss;
     }
     if (part.size() < bytes && count < spec.tokens) break;  // no text left
@@ -145,6 +152,7 @@ NeedlePrompt make_needle_prompt(const TextCodec& codec, std::string_view haystac
                 fmt::format("text for {} tokens from byte {}", best.tokens.size(), spec.start),
                 fmt::format("{}", spec.tokens), "give a longer --haystack or shorter --contexts");
   }
+  if (spec.question > 0) best = render(codec, best_prose, task);
   NeedlePrompt prompt;
   prompt.document_tokens = best.document_tokens;
   prompt.depth = static_cast<double>(best.needle_token) / static_cast<double>(best.document_tokens);
@@ -157,9 +165,11 @@ NeedlePrompt make_needle_prompt(const TextCodec& codec, std::string_view haystac
 
 NeedleSpec needle_spec(size_t tokens, size_t trial, size_t trials, size_t haystack_bytes, uint64_t seed,
                        NeedleForm form) {
-  SplitMix random(seed * 1000003 + trial * 7919 + tokens);
+  const size_t questions = needle_questions(form);
+  SplitMix random(seed * 1000003 + trial / questions * 7919 + tokens);
   NeedleSpec spec;
   spec.tokens = tokens;
+  spec.question = trial % questions;
   spec.depth = (static_cast<double>(trial) + 0.5) / static_cast<double>(trials);
   // Six bytes a token is more than prose needs.
   const size_t needed = tokens * 6;

@@ -29,14 +29,16 @@ struct NeedleSpec {
   size_t start = 0;      // byte of the haystack where the prose begins (moved to the next sentence)
   std::string code = "7392";
   NeedleForm form = NeedleForm::code;
-  uint64_t draw = 1;  // what else the task needs is drawn from this
+  uint64_t draw = 1;    // what else the task needs is drawn from this
+  size_t question = 0;  // of those that share the text (needle_questions)
 };
 
 // Throws Error{mismatch} where the haystack has too little text after `start` (it is not repeated: repeated
 // prose is easier than prose) or the prompt has no room for any.
 NeedlePrompt make_needle_prompt(const TextCodec& codec, std::string_view haystack, const NeedleSpec& spec);
 
-// The spec of trial `trial` of `trials`: depths spread evenly, prose and code drawn from `seed`.
+// The spec of trial `trial` of `trials`: depths spread evenly, prose and code drawn from `seed`. Trials that
+// share a text follow each other, and their prompts begin alike.
 NeedleSpec needle_spec(size_t tokens, size_t trial, size_t trials, size_t haystack_bytes, uint64_t seed,
                        NeedleForm form = NeedleForm::code);
 

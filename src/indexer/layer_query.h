@@ -28,6 +28,9 @@ struct LayerInputs {
   size_t tokens;
 };
 
+// Queries this near a prompt's end ask the question: what they miss the answer misses.
+inline constexpr size_t kPromptEnd = 64;
+
 // A chunk of queries and the stored rows they may read. Query i's candidates are slots 0 .. first_visible +
 // i; its own row is already stored, as slot first_visible + i.
 struct LayerQuery {

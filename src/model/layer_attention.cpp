@@ -16,9 +16,6 @@ LayerInputs inputs_of(const Chunk& chunk) {
           .tokens = chunk.tokens};
 }
 
-// Queries this near a prompt's end ask the question: what they miss the answer misses.
-constexpr size_t kPromptEnd = 64;
-
 // LayerQuery::refine_from: the first of the chunk's queries that is at a prompt's end.
 size_t refine_from(const Chunk& chunk) {
   if (!chunk.state.cache->rows_in_place()) return SIZE_MAX;

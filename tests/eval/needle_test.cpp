@@ -1,5 +1,8 @@
 #include "eval/needle.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <cmath>
 
 #include "eval/needle_prompt.h"
@@ -93,6 +96,34 @@ TEST_F(NeedlePrompts, EveryFormHidesWhatItAsksFor) {
   EXPECT_FALSE(names_codes("It is 1234 and 56789.", std::vector<std::string>{"5678", "1234"}));
 }
 
+TEST_F(NeedlePrompts, EachOfEightKeysIsAskedForInOneText) {
+  const std::string haystack = prose(20000);
+  const auto prompt_of = [&](size_t trial) {
+    return make_needle_prompt(model_.text(), haystack,
+                              needle_spec(1000, trial, 16, haystack.size(), 5, NeedleForm::keys));
+  };
+  const NeedlePrompt first = prompt_of(0);
+  const std::string document = model_.text().decode(std::span(first.tokens).first(first.document_tokens));
+  std::vector<std::string> codes;
+  for (size_t trial = 0; trial < 8; ++trial) {
+    const NeedlePrompt prompt = prompt_of(trial);
+    ASSERT_EQ(prompt.document_tokens, first.document_tokens);
+    EXPECT_TRUE(std::equal(prompt.tokens.begin(),
+                           prompt.tokens.begin() + static_cast<ptrdiff_t>(prompt.document_tokens),
+                           first.tokens.begin()));
+    EXPECT_NEAR(prompt.depth, (static_cast<double>(trial) + 0.5) / 8, 0.15);
+    const std::string question =
+        model_.text().decode(std::span(prompt.tokens).subspan(prompt.document_tokens));
+    const size_t key = question.find("key ") + 4;
+    const std::string name = question.substr(key, question.find('?') - key);
+    EXPECT_NE(document.find("The value of key " + name + " is " + prompt.codes[0] + ". "), std::string::npos);
+    codes.push_back(prompt.codes[0]);
+  }
+  std::sort(codes.begin(), codes.end());
+  EXPECT_EQ(std::unique(codes.begin(), codes.end()), codes.end());
+  EXPECT_NE(prompt_of(8).tokens, first.tokens);
+}
+
 TEST_F(NeedlePrompts, TrialsDifferAndRepeatExactly) {
   const NeedleSpec a = needle_spec(1000, 0, 4, 100000, 1);
   const NeedleSpec b = needle_spec(1000, 1, 4, 100000, 1);
@@ -177,6 +208,44 @@ TEST_F(Needle, AskedAfterwardsWithoutForgettingIsTheSame) {
   ASSERT_TRUE(in_prompt && after);
   for (size_t i = 0; i < in_prompt->trials.size(); ++i)
     EXPECT_NEAR(in_prompt->trials[i].code_nll.value(), after->trials[i].code_nll.value(), 1e-3);
+}
+
+TEST_F(Needle, QuestionsOfOneTextAreAnsweredAsIfAskedAlone) {
+  SessionOptions refined = sparse(48);
+  refined.refine = 96;
+  const EvalSetting setting(model_, refined);
+  for (const NeedleProtocol protocol : {NeedleProtocol::in_prompt, NeedleProtocol::after}) {
+    NeedleOptions wanted = options();
+    wanted.form = NeedleForm::keys;
+    wanted.contexts = {480};  // the eight sentences and the question alone are 431
+    wanted.trials = 4;
+    wanted.modes = {AttentionMode::dense, AttentionMode::sparse};
+    wanted.protocol = protocol;
+    const auto together = run_needle(setting, wanted);
+    ASSERT_TRUE(together);
+    EXPECT_NE(together->trials[0].codes, together->trials[1].codes);
+    // The first three are known already, so the last reads the text for itself.
+    PartialResults partial("", Json::object());
+    for (const char* row : {"480 dense 0", "480 sparse 48"}) {
+      for (size_t i = 0; i < 3; ++i) {
+        partial.put(fmt::format("{} trial {}", row, i), {{"answer", ""},
+                                                         {"passed", false},
+                                                         {"strict", false},
+                                                         {"code_nll", 1.0},
+                                                         {"prefill_seconds", 1.0},
+                                                         {"positions_read", 1.0},
+                                                         {"peak_rss_bytes", 1u}});
+      }
+    }
+    wanted.partial = &partial;
+    const auto alone = run_needle(setting, wanted);
+    ASSERT_TRUE(alone);
+    for (const size_t last : {3u, 7u}) {
+      EXPECT_EQ(alone->trials[last].answer, together->trials[last].answer);
+      EXPECT_NEAR(alone->trials[last].code_nll.value(), together->trials[last].code_nll.value(), 1e-3);
+      EXPECT_GT(alone->trials[last].prefill_seconds, together->trials[last].prefill_seconds);
+    }
+  }
 }
 
 TEST_F(Needle, RunsOnAFixedCache) {
