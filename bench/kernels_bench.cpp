@@ -221,8 +221,9 @@ void register_family(const Family& kernels) {
   const struct {
     const char* name;
     AffineFormat format;
-  } formats[] = {{"q4_1", {4, 32, std::nullopt}}, {"q4_0", {4, 32, 8}},   {"q5_0", {5, 32, 16}},
-                 {"q6_k", {6, 16, 32}},           {"q8_0", {8, 32, 128}}, {"mlx4", {4, 64, std::nullopt}}};
+  } formats[] = {{"q4_1", {4, 32, std::nullopt}}, {"q4_0", {4, 32, 8}},           {"q5_0", {5, 32, 16}},
+                 {"q6_k", {6, 16, 32}},           {"q8_0", {8, 32, 128}},         {"q3_k", {4, 16, 4}},
+                 {"iq4_nl", {8, 32, 128, true}},  {"mlx4", {4, 64, std::nullopt}}};
   for (const auto& f : formats) {
     benchmark::RegisterBenchmark((prefix + "matmul/" + f.name + "/1536x576").c_str(),
                                  [=](benchmark::State& s) { matmul(s, kernels, f.format, 1536, 576); })

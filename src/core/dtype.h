@@ -6,7 +6,7 @@
 
 namespace keysieve {
 
-// Every element type a model file may hold. Block types (q4_0 ... q6_k) are GGUF's.
+// Every element type a model file may hold. Block types (q4_0 ... iq4_xs) are GGUF's.
 enum class DType : uint8_t {
   f32,
   f16,
@@ -28,7 +28,10 @@ enum class DType : uint8_t {
   q8_0,
   q4_k,
   q5_k,
-  q6_k
+  q6_k,
+  q3_k,
+  iq4_nl,
+  iq4_xs
 };
 
 struct DTypeTraits {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -17,8 +18,14 @@ struct AffineFormat {
   int bits = 4;    // 4, 5, 6 or 8
   int group = 32;  // 16, 32, 64 or 128 columns share a scale
   std::optional<int> zero_point;
+  // Of 8-bit codes only kNonlinearCodes occur, so 4 bits can name one (IQ4_NL, IQ4_XS).
+  bool nonlinear = false;
   bool operator==(const AffineFormat&) const = default;
 };
+
+// llama.cpp's values for its nonlinear types, with 128 added; ascending.
+inline constexpr std::array<uint8_t, 16> kNonlinearCodes = {1,   24,  45,  63,  79,  93,  106, 118,
+                                                            129, 141, 153, 166, 181, 197, 217, 241};
 
 // One weight matrix as some file holds it, read row by row. Lets the kernels pack weights without knowing
 // file formats, and the file formats be read without knowing kernels.

@@ -163,6 +163,64 @@ void decode_q6_k(uint8_t* codes, float* scales, float* biases, const std::byte* 
   }
 }
 
+// 32 bytes of third bits, 64 bytes of low pairs, 12 bytes of sixteen 6-bit scales, f16 d. Each half block
+// (128 values) has 32 low bytes: value 32*p + i takes its pair from bits 2p of low byte i, and its third bit
+// from bit 4*half + p of high byte i. Scale j has its low 4 bits in the low (j < 8) or high nibble of byte j
+// % 8, its high 2 in bits 2*(j / 4) of byte 8 + j % 4.
+void decode_q3_k(uint8_t* codes, float* scales, float* biases, const std::byte* source, size_t blocks) {
+  const uint8_t* block = bytes_of(source);
+  for (size_t b = 0; b < blocks; ++b, block += 110) {
+    const float d = half_at(block + 108);
+    const uint8_t* packed = block + 96;
+    for (size_t j = 0; j < 16; ++j) {
+      const unsigned low = j < 8 ? packed[j] & 15u : packed[j - 8] >> 4;
+      const unsigned high = (packed[8 + j % 4] >> (2 * (j / 4))) & 3u;
+      scales[16 * b + j] = d * static_cast<float>(static_cast<int>(low | high << 4) - 32);
+      biases[16 * b + j] = -4.0f * scales[16 * b + j];
+    }
+    for (size_t part = 0; part < 8; ++part) {
+      uint8_t* out = codes + 256 * b + 32 * part;
+      const uint8_t* low = block + 32 + part / 4 * 32;
+      const size_t shift = 2 * (part % 4);
+      for (size_t i = 0; i < 32; ++i) {
+        out[i] = static_cast<uint8_t>(((low[i] >> shift) & 3u) | ((block[i] >> part) & 1u) << 2);
+      }
+    }
+  }
+}
+
+// 16 bytes of indices into kNonlinearCodes, in the order of unpack_nibbles_32.
+void look_up_32(uint8_t* codes, const uint8_t* packed) {
+  for (size_t i = 0; i < 16; ++i) codes[i] = kNonlinearCodes[packed[i] & 0x0fu];
+  for (size_t i = 0; i < 16; ++i) codes[16 + i] = kNonlinearCodes[packed[i] >> 4];
+}
+
+// f16 scale, 16 bytes of indices.
+void decode_iq4_nl(uint8_t* codes, float* scales, float* biases, const std::byte* source, size_t blocks) {
+  const uint8_t* block = bytes_of(source);
+  for (size_t b = 0; b < blocks; ++b, block += 18) {
+    scales[b] = half_at(block);
+    biases[b] = -128.0f * scales[b];
+    look_up_32(codes + 32 * b, block + 2);
+  }
+}
+
+// f16 d, a word with the high pairs of eight 6-bit scales, 4 bytes with their low nibbles, 128 bytes of
+// indices.
+void decode_iq4_xs(uint8_t* codes, float* scales, float* biases, const std::byte* source, size_t blocks) {
+  const uint8_t* block = bytes_of(source);
+  for (size_t b = 0; b < blocks; ++b, block += 136) {
+    const float d = half_at(block);
+    for (size_t j = 0; j < 8; ++j) {
+      const unsigned low = (block[4 + j / 2] >> (4 * (j % 2))) & 15u;
+      const unsigned high = (block[2 + j / 4] >> (2 * (j % 4))) & 3u;
+      scales[8 * b + j] = d * static_cast<float>(static_cast<int>(low | high << 4) - 32);
+      biases[8 * b + j] = -128.0f * scales[8 * b + j];
+      look_up_32(codes + 256 * b + 32 * j, block + 8 + 16 * j);
+    }
+  }
+}
+
 }  // namespace
 
 const BlockCodec* find_block_codec(DType dtype) {
@@ -174,6 +232,10 @@ const BlockCodec* find_block_codec(DType dtype) {
   static constexpr BlockCodec kQ4_K{{.bits = 4, .group = 32, .zero_point = {}}, decode_q4_k};
   static constexpr BlockCodec kQ5_K{{.bits = 5, .group = 32, .zero_point = {}}, decode_q5_k};
   static constexpr BlockCodec kQ6_K{{.bits = 6, .group = 16, .zero_point = 32}, decode_q6_k};
+  static constexpr BlockCodec kQ3_K{{.bits = 4, .group = 16, .zero_point = 4}, decode_q3_k};
+  static constexpr AffineFormat kNonlinear{.bits = 8, .group = 32, .zero_point = 128, .nonlinear = true};
+  static constexpr BlockCodec kIq4Nl{kNonlinear, decode_iq4_nl};
+  static constexpr BlockCodec kIq4Xs{kNonlinear, decode_iq4_xs};
   switch (dtype) {
     case DType::q4_0:
       return &kQ4_0;
@@ -191,6 +253,12 @@ const BlockCodec* find_block_codec(DType dtype) {
       return &kQ5_K;
     case DType::q6_k:
       return &kQ6_K;
+    case DType::q3_k:
+      return &kQ3_K;
+    case DType::iq4_nl:
+      return &kIq4Nl;
+    case DType::iq4_xs:
+      return &kIq4Xs;
     default:
       return nullptr;
   }

@@ -16,7 +16,8 @@ namespace keysieve {
 // where the tensor is no matrix [rows, columns]; both name file and tensor.
 
 // The affine form of a GGUF block type: q4_0 {4, 32, zero 8}, q4_1 {4, 32}, q5_0 {5, 32, zero 16}, q5_1 {5,
-// 32}, q8_0 {8, 32, zero 128}, q4_k {4, 32}, q5_k {5, 32}, q6_k {6, 16, zero 32}; nullopt for plain types.
+// 32}, q8_0 {8, 32, zero 128}, q3_k {4, 16, zero 4}, q4_k {4, 32}, q5_k {5, 32}, q6_k {6, 16, zero 32},
+// iq4_nl and iq4_xs {8, 32, zero 128, nonlinear}; nullopt for plain types.
 std::optional<AffineFormat> affine_format(DType dtype);
 
 // A GGUF or safetensors tensor: f32, f16, bf16 or a block type.

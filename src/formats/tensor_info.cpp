@@ -32,7 +32,7 @@ void require_readable(const TensorInfo& tensor) {
   if (tensor.unsupported_type.empty()) return;
   throw Error(ErrorKind::unsupported, tensor.subject(),
               fmt::format("type {} cannot be read", tensor.unsupported_type),
-              "f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k or q6_k",
+              "f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q3_k, q4_k, q5_k, q6_k, iq4_nl or iq4_xs",
               "take another quantisation of this model, such as Q4_K_M or Q8_0");
 }
 

@@ -22,7 +22,7 @@ using testing::TempFolder;
 enum : uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64 };
 constexpr uint32_t kTensorF32 = 0;
 constexpr uint32_t kTensorQ4_0 = 2;
-constexpr uint32_t kTensorIq4Xs = 23;
+constexpr uint32_t kTensorIq3S = 21;
 
 void expect_gguf_refused(const std::string& bytes, const std::vector<std::string>& parts,
                          ErrorKind kind = ErrorKind::format) {
@@ -145,17 +145,17 @@ TEST(GgufFile, ShowsMetadataAsJson) {
 
 TEST(GgufFile, ListsUnsupportedTypesAndRefusesToReadThem) {
   GgufBuilder builder;
-  builder.tensor("known", {256}, kTensorIq4Xs, std::string(136, '\x01'))
+  builder.tensor("known", {256}, kTensorIq3S, std::string(110, '\x01'))
       .tensor("unknown", {2, 3}, 99, "")
       .tensor("plain", {2}, kTensorF32, floats(2));
   const std::string bytes = builder.build();
   const auto file = GgufFile::from_bytes(as_bytes(bytes), "iq.gguf");
-  EXPECT_EQ(file.require_tensor("known").type_name(), "iq4_xs");
-  EXPECT_EQ(file.require_tensor("known").data.size(), 136u);
+  EXPECT_EQ(file.require_tensor("known").type_name(), "iq3_s");
+  EXPECT_EQ(file.require_tensor("known").data.size(), 110u);
   EXPECT_EQ(file.require_tensor("unknown").type_name(), "ggml type 99");
   EXPECT_TRUE(file.require_tensor("unknown").data.empty());
   EXPECT_EQ(read_vector(file.require_tensor("plain")).at(1), 1.0f);
-  expect_error(ErrorKind::unsupported, {"known", "iq4_xs", "Q4_K_M"},
+  expect_error(ErrorKind::unsupported, {"known", "iq3_s", "Q4_K_M"},
                [&] { read_vector(file.require_tensor("known")); });
   expect_error(ErrorKind::unsupported, {"unknown", "99"},
                [&] { make_matrix(file.require_tensor("unknown")); });

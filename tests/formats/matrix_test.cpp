@@ -74,6 +74,26 @@ struct BlockReader {
     const int pair = (block[128 + 32 * n + i % 32] >> (2 * p)) % 4;
     return half(208) * static_cast<int8_t>(block[192 + i / 16]) * (nibble + 16 * pair - 32);
   }
+  double q3_k(size_t i) const {
+    const int pair = (block[32 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2)) % 4;
+    const int third = (block[i % 32] >> (i / 32)) % 2;
+    const size_t j = i / 16;  // scale
+    const int low = j < 8 ? block[96 + j] % 16 : block[96 + j - 8] / 16;
+    const int high = (block[104 + j % 4] >> (j / 4 * 2)) % 4;
+    return half(108) * (low + 16 * high - 32) * (pair + 4 * third - 4);
+  }
+  static double nonlinear(int index) {
+    constexpr std::array<int, 16> kValues = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                             1,    13,   25,  38,  53,  69,  89,  113};
+    return kValues[static_cast<size_t>(index)];
+  }
+  double iq4_nl(size_t i) const { return half(0) * nonlinear(nibble32(2, i)); }
+  double iq4_xs(size_t i) const {
+    const size_t j = i / 32;  // scale
+    const int low = j % 2 == 0 ? block[4 + j / 2] % 16 : block[4 + j / 2] / 16;
+    const int high = static_cast<int>((block[2] + 256u * block[3]) >> (2 * j)) % 4;
+    return half(0) * (low + 16 * high - 32) * nonlinear(nibble32(8 + 16 * j, i % 32));
+  }
 };
 
 struct BlockCase {
@@ -158,18 +178,20 @@ TEST_P(BlockMatrices, MatchTheDefinition) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, BlockMatrices,
-                         ::testing::Values(BlockCase{DType::q4_0, &BlockReader::q4_0, {0}, {4, 32, 8}},
-                                           BlockCase{DType::q4_1, &BlockReader::q4_1, {0, 2}, {4, 32, {}}},
-                                           BlockCase{DType::q5_0, &BlockReader::q5_0, {0}, {5, 32, 16}},
-                                           BlockCase{DType::q5_1, &BlockReader::q5_1, {0, 2}, {5, 32, {}}},
-                                           BlockCase{DType::q8_0, &BlockReader::q8_0, {0}, {8, 32, 128}},
-                                           BlockCase{DType::q4_k, &BlockReader::q4_k, {0, 2}, {4, 32, {}}},
-                                           BlockCase{DType::q5_k, &BlockReader::q5_k, {0, 2}, {5, 32, {}}},
-                                           BlockCase{DType::q6_k, &BlockReader::q6_k, {208}, {6, 16, 32}}),
-                         [](const auto& param_info) {
-                           return std::string(to_string(param_info.param.dtype));
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Formats, BlockMatrices,
+    ::testing::Values(BlockCase{DType::q4_0, &BlockReader::q4_0, {0}, {4, 32, 8}},
+                      BlockCase{DType::q4_1, &BlockReader::q4_1, {0, 2}, {4, 32, {}}},
+                      BlockCase{DType::q5_0, &BlockReader::q5_0, {0}, {5, 32, 16}},
+                      BlockCase{DType::q5_1, &BlockReader::q5_1, {0, 2}, {5, 32, {}}},
+                      BlockCase{DType::q8_0, &BlockReader::q8_0, {0}, {8, 32, 128}},
+                      BlockCase{DType::q4_k, &BlockReader::q4_k, {0, 2}, {4, 32, {}}},
+                      BlockCase{DType::q5_k, &BlockReader::q5_k, {0, 2}, {5, 32, {}}},
+                      BlockCase{DType::q6_k, &BlockReader::q6_k, {208}, {6, 16, 32}},
+                      BlockCase{DType::q3_k, &BlockReader::q3_k, {108}, {4, 16, 4}},
+                      BlockCase{DType::iq4_nl, &BlockReader::iq4_nl, {0}, {8, 32, 128, true}},
+                      BlockCase{DType::iq4_xs, &BlockReader::iq4_xs, {0}, {8, 32, 128, true}}),
+    [](const auto& param_info) { return std::string(to_string(param_info.param.dtype)); });
 
 TEST(PlainMatrix, ReadsRowsOfEveryFloatType) {
   const std::vector<float> expected = {1.5f, -2.0f, 0.0f, 0.25f, 96.0f, -0x1p-14f};  // exact in f16 and bf16

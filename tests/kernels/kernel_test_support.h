@@ -32,6 +32,15 @@ class Random {
   std::mt19937_64 engine_;
 };
 
+// Code `index` of those a format can have.
+inline uint8_t code_of(const AffineFormat& format, uint32_t index) {
+  return format.nonlinear ? kNonlinearCodes[index] : static_cast<uint8_t>(index);
+}
+inline uint32_t code_count(const AffineFormat& format) {
+  return format.nonlinear ? static_cast<uint32_t>(kNonlinearCodes.size()) : 1u << format.bits;
+}
+inline uint8_t highest_code(const AffineFormat& format) { return code_of(format, code_count(format) - 1); }
+
 // A matrix held in memory, quantised or plain.
 class MemoryMatrix : public MatrixSource {
  public:
@@ -40,8 +49,8 @@ class MemoryMatrix : public MatrixSource {
     m.format_ = format;
     Random random(seed);
     m.codes_.resize(rows * columns);
-    for (uint8_t& code : m.codes_) code = static_cast<uint8_t>(random.below(1u << format.bits));
-    m.codes_[0] = static_cast<uint8_t>((1 << format.bits) - 1);
+    for (uint8_t& code : m.codes_) code = code_of(format, random.below(code_count(format)));
+    m.codes_[0] = highest_code(format);
     m.scales_.resize(rows * columns / static_cast<size_t>(format.group));
     m.biases_.resize(m.scales_.size());
     for (size_t i = 0; i < m.scales_.size(); ++i) {

@@ -11,7 +11,9 @@ const AffineFormat kFormats[] = {
     {5, 32, 16},
     {5, 32, std::nullopt},
     {6, 16, 32},
+    {4, 16, 4},
     {8, 32, 128},
+    {8, 32, 128, true},
     {8, 32, std::nullopt},
     {8, 64, std::nullopt},
     {8, 128, std::nullopt},
@@ -19,7 +21,7 @@ const AffineFormat kFormats[] = {
 
 std::string describe(const AffineFormat& f) {
   return std::to_string(f.bits) + " bits, group " + std::to_string(f.group) +
-         (f.zero_point ? ", zero point" : "");
+         (f.zero_point ? ", zero point" : "") + (f.nonlinear ? ", nonlinear" : "");
 }
 
 // One token's activations as an int8 product sees them: rounded by groups of `shared` columns, but for
@@ -205,12 +207,12 @@ TEST(Matmul, ExtremeCodesAndActivationsDoNotSaturate) {
         DType plain_dtype() const override { return DType::f32; }
         void read_codes(size_t, std::span<uint8_t> codes, std::span<float> scales,
                         std::span<float> biases) const override {
-          std::fill(codes.begin(), codes.end(), static_cast<uint8_t>((1 << format.bits) - 1));
+          std::fill(codes.begin(), codes.end(), highest_code(format));
           std::fill(scales.begin(), scales.end(), 1.0f);
           std::fill(biases.begin(), biases.end(), -static_cast<float>(format.zero_point.value_or(0)));
         }
         void read_values(size_t, std::span<float> values) const override {
-          const int code = (1 << format.bits) - 1 - format.zero_point.value_or(0);
+          const int code = highest_code(format) - format.zero_point.value_or(0);
           std::fill(values.begin(), values.end(), static_cast<float>(code));
         }
         void release(size_t, size_t) const override {}
@@ -225,7 +227,7 @@ TEST(Matmul, ExtremeCodesAndActivationsDoNotSaturate) {
           std::vector<float> out(tokens * 16);
           const MatmulJob job{out.data(), 16, packed.get()};
           kernels->matmul({&job, 1}, x.data(), tokens, scratch, threads);
-          const auto code = static_cast<float>((1 << format.bits) - 1 - format.zero_point.value_or(0));
+          const auto code = static_cast<float>(highest_code(format) - format.zero_point.value_or(0));
           for (const float v : out) EXPECT_FLOAT_EQ(v, sign * 127.0f * 256.0f * code);
         }
       }

@@ -232,7 +232,7 @@ HWY_INLINE void store_panels(const AffineOutput& output, size_t token, size_t fi
 template <class Kind, int kStep, size_t kTokens, class Sums>
 HWY_INLINE void decode_step(Sums (&sums)[kTokens], const uint8_t* codes, const ActivationView& x,
                             size_t first_token, size_t group) {
-  const StepCodes step = unpack_step<Kind::kBits, kStep>(codes);
+  const StepCodes step = unpack_step<Kind, kStep>(codes);
   for (size_t t = 0; t < kTokens; ++t) sums[t].step(step, activation_step(x, first_token + t, group, kStep));
 }
 
@@ -259,7 +259,7 @@ inline void decode_panel(const AffineOutput& out, const PackedAffine& w, size_t 
   for (size_t t = 0; t < kTokens; ++t) {
     for (size_t i = 0; i < kVectorsPerPanel; ++i) acc[t][0][i] = hn::Zero(F32());
   }
-  constexpr size_t kCodeBytes = group_code_bytes(Kind::kBits);
+  constexpr size_t kCodeBytes = Kind::kCodeBytes;
   const uint8_t* codes = w.panel_codes(panel);
   const Half* scales = w.panel_scales(panel);
   const Half* biases = w.panel_biases(panel);
@@ -483,13 +483,15 @@ inline void affine_matmul(const RowOutput& to, const PackedAffine& w, size_t fir
   };
   switch (w.format.bits) {
     case 4:
+      if (w.format.group == 16) return run(AffineKind<4, 16, true>());  // see can_pack_affine
       if (zero) return run(AffineKind<4, 32, true>());
       return run_wide(AffineKind<4, 64, false>(), AffineKind<4, 32, false>());
     case 5:
       return zero ? run(AffineKind<5, 32, true>()) : run(AffineKind<5, 32, false>());
     case 6:
-      return run(AffineKind<6, 16, true>());  // the only 6-bit form: see can_pack_affine
+      return run(AffineKind<6, 16, true>());  // the only 6-bit form
     default:
+      if (w.format.nonlinear) return run(AffineKind<8, 32, true, true>());
       if (zero) return run(AffineKind<8, 32, true>());
       return run_wide(AffineKind<8, 64, false>(), AffineKind<8, 32, false>());
   }

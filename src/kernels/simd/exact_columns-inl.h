@@ -6,6 +6,7 @@
 #endif
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -19,8 +20,9 @@ HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
 // The codes of one column (of a group's 32) for kLanes of a panel's rows, from `row` on.
-template <int kBits>
+template <class Kind>
 HWY_INLINE VI column_codes(const uint8_t* group, size_t column, size_t row) {
+  constexpr int kBits = Kind::kStoredBits;
   const auto block = [&](size_t index, size_t shift, uint32_t mask) HWY_ATTR {
     const auto* from = reinterpret_cast<const uint32_t*>(group + index * kStepBytes + row * 4);
     const auto words = hn::ShiftRightSame(hn::LoadU(U32(), from), static_cast<int>(column % 4 * 8 + shift));
@@ -32,6 +34,14 @@ HWY_INLINE VI column_codes(const uint8_t* group, size_t column, size_t row) {
   if constexpr (kBits == 5) codes = hn::Or(codes, hn::ShiftLeft<4>(block(4, step, 1)));
   if constexpr (kBits == 6) {
     codes = hn::Or(codes, hn::ShiftLeft<4>(block(4 + step / 4, 2 * (step % 4), 3)));
+  }
+  if constexpr (Kind::kNonlinear) {
+    static constexpr std::array<int32_t, 16> kTable = [] {
+      std::array<int32_t, 16> table{};
+      for (size_t i = 0; i < table.size(); ++i) table[i] = kNonlinearCodes[i];
+      return table;
+    }();
+    codes = hn::GatherIndex(I32(), kTable.data(), codes);
   }
   return codes;
 }
@@ -50,7 +60,7 @@ class PackedColumns {
       : codes_(weight.panel_codes(first_panel)),
         scales_(weight.panel_scales(first_panel)),
         biases_(weight.panel_biases(first_panel)),
-        code_stride_(weight.groups() * group_code_bytes(Kind::kBits)),
+        code_stride_(weight.groups() * Kind::kCodeBytes),
         scale_stride_(weight.scale_groups() * kPanelRows),
         scale_columns_(static_cast<uint32_t>(weight.format.group)),
         zero_(hn::Set(I32(), weight.format.zero_point.value_or(0))) {}
@@ -59,11 +69,11 @@ class PackedColumns {
     const uint32_t group = index / kGroup;
     // A division takes as long as the rest of a column's work.
     const size_t at = (scale_columns_ == kGroup ? group : index / scale_columns_) * kPanelRows;
-    return {codes_ + group * group_code_bytes(Kind::kBits), index % kGroup, at};
+    return {codes_ + group * Kind::kCodeBytes, index % kGroup, at};
   }
 
   HWY_INLINE VF weights(const Column& c, size_t panel, size_t row) const {
-    const VI code = column_codes<Kind::kBits>(c.codes + panel * code_stride_, c.index, row);
+    const VI code = column_codes<Kind>(c.codes + panel * code_stride_, c.index, row);
     const size_t at = c.scales_at + panel * scale_stride_ + row;
     const VF scale = load_half(scales_ + at);
     if constexpr (Kind::kHasZeroPoint) return hn::Mul(hn::ConvertTo(F32(), hn::Sub(code, zero_)), scale);

@@ -1,5 +1,6 @@
 #include "kernels/simd/packed_affine.h"
 
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -67,6 +68,13 @@ float choose_unit(std::span<const float> scales, std::span<const float> biases) 
   return std::ldexp(1.0f, std::ilogb(top) - 14);
 }
 
+// Codes to their places in kNonlinearCodes.
+void to_places(std::span<uint8_t> codes) {
+  std::array<uint8_t, 256> places{};
+  for (size_t i = 0; i < kNonlinearCodes.size(); ++i) places[kNonlinearCodes[i]] = static_cast<uint8_t>(i);
+  for (uint8_t& code : codes) code = places[code];
+}
+
 // One panel's codes from [16, columns] into the planes of PackedAffine.
 void pack_codes(uint8_t* out, const uint8_t* codes, size_t columns, int bits) {
   for (size_t g = 0; g < columns / kGroup; ++g, out += group_code_bytes(bits)) {
@@ -102,7 +110,8 @@ std::unique_ptr<PackedMatrix> pack_affine(const MatrixSource& source, std::span<
   const size_t columns = source.columns();
   const size_t groups = packed->groups();
   const size_t scale_groups = packed->scale_groups();
-  const size_t code_bytes = group_code_bytes(packed->format.bits);
+  const int bits = stored_bits(packed->format);
+  const size_t code_bytes = group_code_bytes(bits);
   packed->codes = AlignedArray<uint8_t>(packed->panels() * groups * code_bytes, arena);
   // The f32 scales of one matrix live until its unit is known: at most 0.25 bytes a weight, for this matrix
   // only.
@@ -119,8 +128,8 @@ std::unique_ptr<PackedMatrix> pack_affine(const MatrixSource& source, std::span<
                         {rows.scales.data() + r * scale_groups, scale_groups},
                         {rows.biases.data() + r * scale_groups, scale_groups});
     }
-    pack_codes(packed->codes.data() + panel * groups * code_bytes, rows.codes.data(), columns,
-               packed->format.bits);
+    if (packed->format.nonlinear) to_places(rows.codes);
+    pack_codes(packed->codes.data() + panel * groups * code_bytes, rows.codes.data(), columns, bits);
     for (size_t g = 0; g < scale_groups; ++g) {
       for (size_t r = 0; r < kPanelRows; ++r) {
         const size_t at = (panel * scale_groups + g) * kPanelRows + r;
@@ -180,7 +189,10 @@ std::unique_ptr<PackedMatrix> pack_plain(const MatrixSource& source, std::span<c
 bool can_pack_affine(const MatrixSource& source) {
   const std::optional<AffineFormat> format = source.affine();
   if (!format || source.columns() % kGroup != 0) return false;
-  if (format->bits == 6) return format->group == 16 && format->zero_point;
+  if (format->nonlinear && (format->bits != 8 || format->group != 32 || !format->zero_point)) return false;
+  const bool by_sixteen = format->group == 16 && format->zero_point;
+  if (format->bits == 6) return by_sixteen;
+  if (format->bits == 4 && by_sixteen) return true;
   return format->group >= static_cast<int>(kGroup) && format->group % static_cast<int>(kGroup) == 0;
 }
 

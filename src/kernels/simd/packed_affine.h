@@ -19,6 +19,9 @@ inline constexpr size_t kSteps = kGroup / 4;
 // bits, a high plane; 8-bit codes are stored whole.
 constexpr size_t group_code_bytes(int bits) { return static_cast<size_t>(bits) * kPanelRows * kGroup / 8; }
 
+// Bits a code takes in memory: nonlinear ones are stored as their places in kNonlinearCodes.
+constexpr int stored_bits(const AffineFormat& format) { return format.nonlinear ? 4 : format.bits; }
+
 // Affine group-quantised weights by panels of 16 rows, all codes kept exactly:
 //   value = unit * (scale * code + bias), scale and bias fp16, unit a power of two that keeps them in fp16's
 //   range.
@@ -43,7 +46,7 @@ struct PackedAffine : PackedMatrix {
   size_t groups() const { return column_count / kGroup; }
   size_t scale_groups() const { return column_count / static_cast<size_t>(format.group); }
   const uint8_t* panel_codes(size_t panel) const {
-    return codes.data() + panel * groups() * group_code_bytes(format.bits);
+    return codes.data() + panel * groups() * group_code_bytes(stored_bits(format));
   }
   const Half* panel_scales(size_t panel) const { return scales.data() + panel * scale_groups() * kPanelRows; }
   const Half* panel_biases(size_t panel) const {

@@ -17,14 +17,18 @@ namespace keysieve::simd::HWY_NAMESPACE {
 
 using VU8 = hn::Vec<hn::ScalableTag<uint8_t>>;
 
-// What changes from matrix to matrix, fixed at compile time: code bits, columns per scale (16 for Q6_K, 64
-// for MLX's groups of 64 and of multiples of that, 32 for all others), and whether the bias is -zero_point *
-// scale. Products go by units of columns: a group of 32, or two of them where 64 columns share a scale, of
-// the weights and of the activations. A unit of 16 columns per scale has two runs, whose dots are weighed and
-// added before the activations' scale, which both share.
-template <int kCodeBits, int kScaleColumns, bool kZeroPoint>
+// What changes from matrix to matrix, fixed at compile time: code bits, columns per scale (16 for Q3_K and
+// Q6_K, 64 for MLX's groups of 64 and of multiples of that, 32 for all others), whether the bias is
+// -zero_point * scale, and whether codes are stored by their places in kNonlinearCodes. Products go by units
+// of columns: a group of 32, or two of them where 64 columns share a scale, of the weights and of the
+// activations. A unit of 16 columns per scale has two runs, whose dots are weighed and added before the
+// activations' scale, which both share.
+template <int kCodeBits, int kScaleColumns, bool kZeroPoint, bool kByPlace = false>
 struct AffineKind {
   static constexpr int kBits = kCodeBits;
+  static constexpr bool kNonlinear = kByPlace;
+  static constexpr int kStoredBits = kNonlinear ? 4 : kBits;
+  static constexpr size_t kCodeBytes = group_code_bytes(kStoredBits);  // of a group
   static constexpr bool kWide = kScaleColumns == 64;
   static constexpr size_t kUnitGroups = kWide ? 2 : 1;
   static constexpr int kRuns = kScaleColumns == 16 ? 2 : 1;  // of a unit
@@ -62,9 +66,10 @@ HWY_INLINE void ask_ahead(const uint8_t* codes, size_t unit_bytes) {
   }
 }
 
-// The codes of step kStep of one group, as bytes. `group` points at group_code_bytes(kBits) packed bytes.
-template <int kBits, int kStep>
+// The codes of step kStep of one group, as bytes. `group` points at Kind::kCodeBytes packed bytes.
+template <class Kind, int kStep>
 HWY_INLINE StepCodes unpack_step(const uint8_t* group) {
+  constexpr int kBits = Kind::kStoredBits;
   StepCodes codes;
   for (size_t i = 0; i < kVectorsPerPanel; ++i) {
     const size_t at = i * kLanes * 4;
@@ -79,6 +84,10 @@ HWY_INLINE StepCodes unpack_step(const uint8_t* group) {
       } else if constexpr (kBits == 6) {
         const VU8 high = load_bytes(group + (4 + kStep / 4) * kStepBytes + at);
         code = hn::Or(code, field<2 * (kStep % 4) - 4>(high, 48));  // bits 2(kStep%4).. to bits 4, 5
+      }
+      if constexpr (Kind::kNonlinear) {
+        const VU8 table = hn::LoadDup128(hn::ScalableTag<uint8_t>(), kNonlinearCodes.data());
+        code = hn::TableLookupBytes(table, code);
       }
       codes.v[i] = code;
     }
@@ -104,9 +113,9 @@ struct Unpacked {
 };
 
 // Step kStep of one group to `out`.
-template <int kBits, int kStep>
+template <class Kind, int kStep>
 HWY_INLINE void unpack_to(std::byte* out, const uint8_t* group) {
-  const StepCodes step = unpack_step<kBits, kStep>(group);
+  const StepCodes step = unpack_step<Kind, kStep>(group);
   auto* to = reinterpret_cast<uint8_t*>(out);
   for (size_t i = 0; i < kVectorsPerPanel; ++i) {
     hn::StoreU(step.v[i], hn::ScalableTag<uint8_t>(), to + i * kLanes * 4);
@@ -114,17 +123,17 @@ HWY_INLINE void unpack_to(std::byte* out, const uint8_t* group) {
 }
 
 // One group's 8 steps, the first to `out`, each kPanels blocks past the one before.
-template <int kBits, size_t kPanels>
+template <class Kind, size_t kPanels>
 HWY_INLINE void unpack_group(std::byte* out, const uint8_t* group) {
   constexpr size_t kNext = kPanels * kStepBytes;
-  unpack_to<kBits, 0>(out, group);
-  unpack_to<kBits, 1>(out + kNext, group);
-  unpack_to<kBits, 2>(out + 2 * kNext, group);
-  unpack_to<kBits, 3>(out + 3 * kNext, group);
-  unpack_to<kBits, 4>(out + 4 * kNext, group);
-  unpack_to<kBits, 5>(out + 5 * kNext, group);
-  unpack_to<kBits, 6>(out + 6 * kNext, group);
-  unpack_to<kBits, 7>(out + 7 * kNext, group);
+  unpack_to<Kind, 0>(out, group);
+  unpack_to<Kind, 1>(out + kNext, group);
+  unpack_to<Kind, 2>(out + 2 * kNext, group);
+  unpack_to<Kind, 3>(out + 3 * kNext, group);
+  unpack_to<Kind, 4>(out + 4 * kNext, group);
+  unpack_to<Kind, 5>(out + 5 * kNext, group);
+  unpack_to<Kind, 6>(out + 6 * kNext, group);
+  unpack_to<Kind, 7>(out + 7 * kNext, group);
 }
 
 // Widens 16 scales or biases.
@@ -141,9 +150,9 @@ inline void unpack_panel(std::byte* out, const PackedAffine& w, size_t first_pan
   const Half* biases = w.panel_biases(first_panel + index);
   const size_t scale_columns = static_cast<size_t>(w.format.group);
   for (size_t g = 0; g < w.groups(); g += Kind::kUnitGroups, out += Layout::kUnitBytes) {
-    for (size_t i = 0; i < Kind::kUnitGroups; ++i, codes += group_code_bytes(Kind::kBits)) {
-      ask_ahead(codes, group_code_bytes(Kind::kBits));
-      unpack_group<Kind::kBits, kPanels>(out + Layout::code_at(i * kSteps, index), codes);
+    for (size_t i = 0; i < Kind::kUnitGroups; ++i, codes += Kind::kCodeBytes) {
+      ask_ahead(codes, Kind::kCodeBytes);
+      unpack_group<Kind, kPanels>(out + Layout::code_at(i * kSteps, index), codes);
     }
     for (size_t run = 0; run < Kind::kRuns; ++run) {
       const size_t at = (g * kGroup + run * (kGroup / Kind::kRuns)) / scale_columns * kPanelRows;
