@@ -104,8 +104,9 @@ class NeedleRun {
     row.mode = pass.mode;
     restart_peak_resident();
     std::optional<SequenceState> state;    // made for the first trial that is not known already
-    const NeedlePrompt* before = nullptr;  // what it has read
+    const NeedlePrompt* before = nullptr;  // of the same text, where its prompt is what the state holds
     for (size_t i = 0; i < prompts.size(); ++i) {
+      if (i % needle_questions(options_.form) == 0) before = nullptr;
       NeedleTrial trial;
       trial.context = context;
       trial.mode = pass.mode;
@@ -121,6 +122,8 @@ class NeedleRun {
               pass.setting.sequence(pass.mode, std::min(context + 64, setting_.model()->config().context)));
         }
         run_trial(*state, before, prompts[i], trial);
+        // The few positions of another question are not told apart from those of the text.
+        if (before != nullptr) trial.positions_read = result.trials.back().positions_read;
         before = &prompts[i];
         if (options_.partial) options_.partial->put(key, to_json(trial));
       }
