@@ -22,7 +22,7 @@ using ::testing::HasSubstr;
 using Ids = std::vector<int32_t>;
 
 // <unk> 0, <s> 1, </s> 2, bytes 3 to 258, pieces from 259, the best first.
-GgufVocabulary vocabulary() {
+GgufVocabulary dracula_pieces() {
   // clang-format off
   const std::vector<std::string> pieces = {
       "▁t", "he", "▁a", "▁s", "in", "▁w", "▁the", "▁o", "nd", "re", "▁▁", "▁m", "ha", "ou", "▁b", "▁I", "▁f",
@@ -52,7 +52,7 @@ GgufVocabulary vocabulary() {
   return vocabulary;
 }
 
-Tokenizer from_gguf(GgufVocabulary given) {
+Tokenizer from_scores(GgufVocabulary given) {
   return Tokenizer(tokenizer_spec_from_gguf(std::move(given), "model.gguf"));
 }
 
@@ -66,7 +66,7 @@ Json metaspace(const char* scheme, bool split) {
 
 // The same vocabulary as a tokenizer.json.
 Json tokenizer_json(const Json& normalizer, const Json& pre_tokenizer) {
-  const GgufVocabulary given = vocabulary();
+  const GgufVocabulary given = dracula_pieces();
   std::vector<bool> mergeable;
   for (const int32_t type : given.token_types) mergeable.push_back(type == 1);
   Json json = {{"added_tokens", Json::array()},
@@ -92,12 +92,12 @@ Json tokenizer_json(const Json& normalizer, const Json& pre_tokenizer) {
   return json;
 }
 
-Tokenizer from_json(const Json& json) {
+Tokenizer from_pieces(const Json& json) {
   return Tokenizer(tokenizer_spec_from_json(json.dump(), {}, "tokenizer.json"));
 }
 
 template <class Make>
-std::string error_of(Make make, ErrorKind kind) {
+std::string piece_error(Make make, ErrorKind kind) {
   try {
     make();
   } catch (const Error& error) {
@@ -107,15 +107,15 @@ std::string error_of(Make make, ErrorKind kind) {
   return "";
 }
 
-struct Case {
+struct PieceCase {
   const char* text;
   Ids legacy;  // Prepend and Replace, and a GGUF file
   Ids first, first_split, never;
 };
 
-const std::vector<Case>& cases() {
+const std::vector<PieceCase>& piece_cases() {
   // clang-format off
-  static const std::vector<Case> all = {
+  static const std::vector<PieceCase> all = {
       {"", {}, {}, {}, {}},
       {"the moon", {265, 270, 314, 299}, {265, 270, 314, 299}, {265, 270, 314, 299}, {312, 260, 270, 314, 299}},
       {"  the   moon", {269, 265, 269, 270, 314, 299}, {310, 265, 269, 270, 314, 299},
@@ -142,12 +142,12 @@ const std::vector<Case>& cases() {
 }
 
 TEST(SentencePiece, GivesTheIdsOfTheReferences) {
-  const Tokenizer gguf = from_gguf(vocabulary());
-  const Tokenizer legacy = from_json(tokenizer_json(kLegacyNormalizer, nullptr));
-  const Tokenizer first = from_json(tokenizer_json(nullptr, metaspace("first", false)));
-  const Tokenizer split = from_json(tokenizer_json(nullptr, metaspace("first", true)));
-  const Tokenizer never = from_json(tokenizer_json(nullptr, metaspace("never", false)));
-  for (const Case& test : cases()) {
+  const Tokenizer gguf = from_scores(dracula_pieces());
+  const Tokenizer legacy = from_pieces(tokenizer_json(kLegacyNormalizer, nullptr));
+  const Tokenizer first = from_pieces(tokenizer_json(nullptr, metaspace("first", false)));
+  const Tokenizer split = from_pieces(tokenizer_json(nullptr, metaspace("first", true)));
+  const Tokenizer never = from_pieces(tokenizer_json(nullptr, metaspace("never", false)));
+  for (const PieceCase& test : piece_cases()) {
     EXPECT_EQ(gguf.encode(test.text, true), test.legacy) << test.text;
     EXPECT_EQ(legacy.encode(test.text, true), test.legacy) << test.text;
     EXPECT_EQ(first.encode(test.text, true), test.first) << test.text;
@@ -160,15 +160,15 @@ TEST(SentencePiece, GivesTheIdsOfTheReferences) {
 
 TEST(SentencePiece, PiecesThatReachOverWordsAreFoundAllTheSame) {
   // Words are then not merged one by one.
-  GgufVocabulary given = vocabulary();
+  GgufVocabulary given = dracula_pieces();
   given.tokens.emplace_back("n▁");
   given.scores.push_back(-1.5f);  // before "▁a"
   given.token_types.push_back(1);
-  EXPECT_THAT(from_gguf(given).encode("on a", true), ElementsAre(266, 340, 313));
+  EXPECT_THAT(from_scores(given).encode("on a", true), ElementsAre(266, 340, 313));
 }
 
 TEST(SentencePiece, TextComesBack) {
-  const Tokenizer tokenizer = from_gguf(vocabulary());
+  const Tokenizer tokenizer = from_scores(dracula_pieces());
   for (const char* text : {"the moon", "  the   moon", "é🙂 on", "that\nwas", " ", ""}) {
     EXPECT_EQ(tokenizer.decode(tokenizer.encode(text, false), false), text);
   }
@@ -180,22 +180,22 @@ TEST(SentencePiece, TextComesBack) {
   EXPECT_EQ(stream.push(265), " the");
   EXPECT_EQ(stream.push(198), "");
   EXPECT_EQ(stream.push(172), "é");
-  EXPECT_EQ(from_json(tokenizer_json(nullptr, metaspace("never", false))).token_bytes(265), " the");
+  EXPECT_EQ(from_pieces(tokenizer_json(nullptr, metaspace("never", false))).token_bytes(265), " the");
 }
 
 TEST(SentencePiece, WithoutTokensForBytesOneUnknownStandsForNeighbours) {
-  GgufVocabulary given = vocabulary();
+  GgufVocabulary given = dracula_pieces();
   for (size_t i = 3; i < 259; ++i) given.tokens[i] += "unused";
-  EXPECT_THAT(from_gguf(given).encode("aé🙂b", false), ElementsAre(261, 0, 331));
+  EXPECT_THAT(from_scores(given).encode("aé🙂b", false), ElementsAre(261, 0, 331));
   given.unknown_id.reset();
-  EXPECT_THAT(from_gguf(given).encode("aé🙂b", false), ElementsAre(261, 331));
+  EXPECT_THAT(from_scores(given).encode("aé🙂b", false), ElementsAre(261, 331));
 }
 
 TEST(SentencePiece, AddSpacePrefixMayBeOff) {
-  GgufVocabulary given = vocabulary();
+  GgufVocabulary given = dracula_pieces();
   given.add_space_prefix = false;
   given.add_bos = false;
-  const Tokenizer tokenizer = from_gguf(given);
+  const Tokenizer tokenizer = from_scores(given);
   EXPECT_THAT(tokenizer.encode("the", false), ElementsAre(312, 260));
   EXPECT_EQ(tokenizer.decode(Ids{265}, false), " the");
   EXPECT_FALSE(tokenizer.add_bos());
@@ -203,25 +203,25 @@ TEST(SentencePiece, AddSpacePrefixMayBeOff) {
 
 TEST(SentencePiece, RefusesDamagedData) {
   const auto fails = [](const GgufVocabulary& given) {
-    return error_of([&] { from_gguf(given); }, ErrorKind::format);
+    return piece_error([&] { from_scores(given); }, ErrorKind::format);
   };
-  GgufVocabulary given = vocabulary();
+  GgufVocabulary given = dracula_pieces();
   given.scores.pop_back();
   EXPECT_THAT(fails(given), HasSubstr("340 tokens and 339 scores"));
-  given = vocabulary();
+  given = dracula_pieces();
   given.scores[300] = std::nanf("");
   EXPECT_THAT(fails(given), HasSubstr("no number"));
-  given = vocabulary();
+  given = dracula_pieces();
   given.tokens[300] = std::string(257, 'a');
   EXPECT_THAT(fails(given), HasSubstr("token 300 has 257 bytes"));
-  given = vocabulary();
+  given = dracula_pieces();
   given.tokens[300] = "he";
   EXPECT_THAT(fails(given), HasSubstr("'he'"));
 }
 
 TEST(SentencePiece, NamesTheRulesItCannotRun) {
   const auto fails = [](const Json& json) {
-    return error_of([&] { from_json(json); }, ErrorKind::unsupported);
+    return piece_error([&] { from_pieces(json); }, ErrorKind::unsupported);
   };
   Json json = tokenizer_json(nullptr, nullptr);
   EXPECT_THAT(fails(json), HasSubstr("without ByteLevel"));
