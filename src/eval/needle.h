@@ -29,7 +29,7 @@ struct NeedleOptions {
   PartialResults* partial = nullptr;  // what is done already, and where to put the rest
   NeedleProtocol protocol = NeedleProtocol::in_prompt;
   NeedleForm form = NeedleForm::code;
-  std::vector<std::string> haystacks;  // files, used in turn; not empty
+  std::vector<std::string> haystacks;  // texts, used in turn; not empty
   uint64_t seed = 1;
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(size_t done, size_t total)> on_progress =

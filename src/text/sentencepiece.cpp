@@ -116,13 +116,14 @@ std::vector<std::string> merges_from_scores(const std::vector<std::string>& toke
     }
   }
   // Of equal scores the longer halves come first, the left ones before the right ones.
-  const auto order = [&](const Halves& halves) {
+  const auto lengths = [&](const Halves& halves) {
     const std::string_view piece = tokens[halves.token];
-    return std::tuple(scores[halves.token], characters_in(piece.substr(0, halves.cut)),
-                      characters_in(piece.substr(halves.cut)));
+    return std::tuple(characters_in(piece.substr(0, halves.cut)), characters_in(piece.substr(halves.cut)));
   };
   std::sort(found.begin(), found.end(), [&](const Halves& a, const Halves& b) {
-    const auto first = order(a), second = order(b);
+    const float score_a = scores[a.token], score_b = scores[b.token];
+    if (score_a != score_b) return score_a > score_b;
+    const auto first = lengths(a), second = lengths(b);
     return first != second ? first > second : a.token < b.token;
   });
   std::vector<std::string> merges;

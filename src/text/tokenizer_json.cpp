@@ -113,6 +113,9 @@ void read_metaspace(const Json& step, TokenizerSpec& spec) {
   const auto scheme = json_value(step, "prepend_scheme", std::string(prefix ? "always" : "never"), subject);
   if (scheme == "always") spaces.prefix = SpacePrefix::always;
   if (scheme == "first") spaces.prefix = SpacePrefix::first;
+  if (scheme != "always" && scheme != "first" && scheme != "never") {
+    unsupported(subject, "prepend_scheme", scheme, "always, first or never");
+  }
   if (json_value(step, "split", true, subject)) {
     spec.splits.push_back({.pattern = std::string(kSpaceMark), .behavior = SplitBehavior::merged_with_next});
   }

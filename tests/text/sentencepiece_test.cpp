@@ -222,6 +222,7 @@ TEST(SentencePiece, NamesTheRulesItCannotRun) {
   fails(json, "Metaspace");
   json = tokenizer_json(nullptr, {{"type", "Metaspace"}, {"replacement", "_"}});
   fails(json, "Metaspace");
+  fails(tokenizer_json(nullptr, metaspace("sometimes", false)), "prepend_scheme sometimes");
   json = tokenizer_json(kLegacyNormalizer, {{"type", "ByteLevel"}});
   fails(json, "ByteLevel");
   json = tokenizer_json(
