@@ -13,6 +13,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
 endif()
 if(KEYSIEVE_SANITIZE)
   target_compile_options(keysieve_flags INTERFACE -fsanitize=${KEYSIEVE_SANITIZE} -fno-sanitize-recover=all
+                         -fsanitize-ignorelist=${PROJECT_SOURCE_DIR}/cmake/sanitizer_ignores.txt
                          -fno-omit-frame-pointer)
   target_link_options(keysieve_flags INTERFACE -fsanitize=${KEYSIEVE_SANITIZE})
 endif()
