@@ -81,6 +81,30 @@ TEST(IndexScores, BitwiseEqualToTheScalarTwin) {
   }
 }
 
+// Every code as large as it gets, on both sides and with both signs: where narrow sums would run over.
+TEST(IndexScores, TheLargestCodesAddUpExactly) {
+  for (const auto& kernels : all_kernels()) {
+    for (const IndexKeyType type : {IndexKeyType::i8, IndexKeyType::i4}) {
+      for (const size_t dim : {24, 32, 40, 64, 72, 128}) {
+        for (const float sign : {1.0f, -1.0f}) {
+          constexpr size_t kCount = 35;
+          Keys keys(type, dim, kCount, 1);
+          const std::vector<float> key(dim, 2.0f);
+          for (size_t s = 0; s < kCount; ++s) {
+            store_index_key(keys.data.data(), keys.scales.data(), type, dim, s, key.data());
+          }
+          const std::vector<float> q(dim, sign * 3.0f);
+          const float expected = sign * 6.0f * static_cast<float>(dim);
+          for (const float score :
+               scores_of(*kernels, keys, q, 1, kCount, IndexCombine::linear_sum, {}, false)) {
+            ASSERT_NEAR(score, expected, std::fabs(expected) * 4e-3f) << kernels->name() << " dim " << dim;
+          }
+        }
+      }
+    }
+  }
+}
+
 // Neighbours together: the bits of one after another, each with one slot more than the one before.
 TEST(IndexScores, NeighboursAddUpAsOneAfterAnother) {
   for (const auto& kernels : all_kernels()) {

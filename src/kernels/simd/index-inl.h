@@ -93,7 +93,7 @@ HWY_INLINE void block_scores(VF (*raw)[kBlockVectors], const PassQueries<kType, 
     const size_t steps = kSteps != 0 ? kSteps : padded_index_dim(kType, keys.dim) / 4;
     const auto* block =
         reinterpret_cast<const uint8_t*>(keys.data) + slot / kIndexBlock * steps * (kPairBytes<kType> / 2);
-    BlockDot<kType, (kRows < 4)> dots[kRows];
+    BlockDot<kType, (kRows < 4), kSteps> dots[kRows];
     for (size_t h = 0; h < kRows; ++h) dots[h].start(queries.coded[h]);
     for (size_t step = 0; step < steps; step += 2) {
       const KeySteps pair = load_steps<kType>(block + step / 2 * kPairBytes<kType>, step + 1 == steps);
