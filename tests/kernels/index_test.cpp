@@ -81,8 +81,8 @@ TEST(IndexScores, BitwiseEqualToTheScalarTwin) {
   }
 }
 
-// Every code as large as it gets, on both sides and with both signs: where narrow sums would run over.
-TEST(IndexScores, TheLargestCodesAddUpExactly) {
+// Every code as large as it gets, on both sides and with both signs: what narrow sums must hold.
+TEST(IndexScores, TheLargestCodesDoNotRunOver) {
   for (const auto& kernels : all_kernels()) {
     for (const IndexKeyType type : {IndexKeyType::i8, IndexKeyType::i4}) {
       for (const size_t dim : {24, 32, 40, 64, 72, 128}) {
