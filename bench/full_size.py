@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The model card's own size: `./run bench full-size [--parts load,memory,speed,long,mlx]`.
+"""The model card's own size: `./run bench full-size [--parts load,memory,speed,decode,long,mlx]`.
 
 Writes a model of Qwen3-8B's shape with random weights (bench/full_size_model.cpp: 36 layers as two MLX shards, an
 indexer of 72 million parameters, and a GGUF with the same weights; 10 GB) and measures, on two formats of one model:
@@ -7,6 +7,7 @@ indexer of 72 million parameters, and a GGUF with the same weights; 10 GB) and m
 load    seconds until the model is ready, and the peak of memory against the files' size
 memory  bytes of the KV cache at 4K to 32K, asked of the allocator
 speed   prefill and decode beside llama.cpp and ik_llama.cpp (bench/peers.py with --full-size)
+decode  after 512, 8,192 and 32,768 tokens in turns, in sessions made longer by repetition (bench/repeat_session.cpp)
 long    a 32,000-token prompt through a fixed cache that cuts after each chunk: resident memory on the way
 mlx     mlx-lm's CPU build on the same folder and a prompt of 32 tokens, keysieve beside it
 
@@ -17,6 +18,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import threading
@@ -27,8 +29,9 @@ from memory import long_prompt, resident_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "build" / "keysieve"
-PARTS = ("load", "memory", "speed", "long", "mlx")
+PARTS = ("load", "memory", "speed", "decode", "long", "mlx")
 BUDGET = 2048
+DECODE_CONTEXTS = (512, 8192, 32768)
 NEEDED_BYTES = 10_200_000_000
 
 
@@ -89,6 +92,38 @@ def part_speed(folder, arguments):
     if arguments.query_block:
         command += ["--query-block", str(arguments.query_block)]
     subprocess.run(list(map(str, command)), check=True)
+
+
+def part_decode(folder, arguments):
+    """What is read is short, since the work of decoding does not depend on what the cache holds."""
+    options = ["--indexer", folder / "indexer", "--budget", BUDGET]
+    read = folder / "read.session"
+    if not read.exists():
+        say("reading some 2,200 tokens")
+        generate(folder, *options, "--prompt-file", long_prompt(folder, 8_600), "--max-tokens", 1, "--save-session", read)
+    vocabulary = json.loads((folder / "mlx" / "config.json").read_text())["vocab_size"]
+    sessions = {tokens: folder / f"{tokens}.session" for tokens in DECODE_CONTEXTS}
+    for tokens, session in sessions.items():
+        command = [ROOT / "build" / "repeat_session", read, session, tokens, vocabulary]
+        subprocess.run(list(map(str, command)), check=True)
+    speeds = {tokens: [] for tokens in sessions}
+    peaks = {}
+    for turn in range(arguments.decode_turns):
+        for tokens, session in sessions.items():
+            say(f"turn {turn + 1}: {tokens:,} tokens")
+            result = generate(folder, *options, "--load-session", session, "--prompt", " and", "--max-tokens", 25)
+            speeds[tokens].append(result["decode"]["tokens_per_second"])
+            peaks[tokens] = result["memory"]["peak_rss_bytes"]
+    print(f"decode, K = {BUDGET:,}, medians of {arguments.decode_turns} in turns, 24 tokens each")
+    print("| tokens before | tok/s | smallest to largest | share of the first | peak RSS MB |")
+    print("|---|---|---|---|---|")
+    first = statistics.median(speeds[DECODE_CONTEXTS[0]])
+    for tokens, all_of_it in speeds.items():
+        middle = statistics.median(all_of_it)
+        print(f"| {tokens:,} | {middle:.2f} | {min(all_of_it):.2f} to {max(all_of_it):.2f} | {100 * middle / first:.0f}% | "
+              f"{peaks[tokens] / 1e6:,.0f} |")
+    for session in sessions.values():
+        session.unlink()
 
 
 def part_long(folder, arguments):
@@ -154,6 +189,7 @@ def main():
     add("--peers", help="of the part speed: some of llama.cpp,ik_llama.cpp")
     add("--query-block", type=int, default=0, help="of the part speed: neighbouring queries that choose together (1, the published rule)")
     add("--resume", action="store_true", help="of the part speed: keep the samples of an earlier run, of this program only")
+    add("--decode-turns", type=int, default=3, help="of the part decode: samples of each length (%(default)s)")
     add("--long-characters", type=int, default=128_000, help="of text in the part long (%(default)s: about 32,000 tokens)")
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
@@ -164,8 +200,8 @@ def main():
     print(f"{os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}")
     for part in parts:
         say(part)
-        {"load": part_load, "memory": part_memory, "speed": part_speed, "long": part_long,
-         "mlx": part_mlx}[part](arguments.folder, arguments)
+        {"load": part_load, "memory": part_memory, "speed": part_speed, "decode": part_decode,
+         "long": part_long, "mlx": part_mlx}[part](arguments.folder, arguments)
     return 0
 
 

@@ -11,6 +11,7 @@ const AttentionCase kCases[] = {
     {5, 1, 64, 130, 7, KvType::f16},  {8, 1, 128, 3, 300, KvType::f32}, {12, 2, 96, 65, 63, KvType::f16},
     {9, 3, 64, 1, 700, KvType::i8},   {14, 2, 64, 40, 100, KvType::i8}, {4, 1, 128, 2, 513, KvType::i8},
     {6, 2, 32, 3, 300, KvType::i8},   {4, 2, 20, 7, 90, KvType::i8},    {4, 2, 18, 1, 90, KvType::i8},
+    {14, 2, 64, 1, 700, KvType::f16}, {8, 1, 20, 1, 290, KvType::f16},  {11, 1, 36, 2, 300, KvType::i8},
 };
 
 // How near the reference a family is. "avx512bf16" rounds to 8 bits what it reads of f16 and i8 in prefill;

@@ -73,9 +73,9 @@ struct PartPlan {
 
   // Writes the result of one part.
   template <KvType kType, size_t kDim>
-  void attend(const PartResult& to, std::byte* memory, size_t query, size_t kv_head, size_t index) const {
-    auto* offsets = reinterpret_cast<size_t*>(memory);
-    auto* scores = reinterpret_cast<float*>(offsets + kOffsetsPerPart);
+  void attend(const PartResult& to, std::byte* bytes, size_t query, size_t kv_head, size_t index) const {
+    const PartMemory memory(bytes, heads_per_group);
+    size_t* const offsets = memory.offsets;
     const size_t first = index * kPartKeys;
     const PartRows rows{.keys = args.kv.key_row(kv_head, 0),
                         .values = args.kv.value_row(kv_head, 0),
@@ -91,11 +91,9 @@ struct PartPlan {
     }
     std::fill(offsets + rows.count, offsets + kOffsetsPerPart, offsets[rows.count - 1]);
     const float* q = args.q + (query * args.heads + kv_head * heads_per_group) * args.kv.head_dim;
-    attend_part<kType, kDim>(to, scores, q, heads_per_group, args.scale, rows);
+    attend_part<kType, kDim>(to, memory, q, heads_per_group, args.scale, rows);
   }
-  static size_t attend_bytes() {
-    return kOffsetsPerPart * sizeof(size_t) + kMostHeads * kPartKeys * sizeof(float);
-  }
+  size_t attend_bytes() const { return PartMemory::bytes(heads_per_group, args.kv.head_dim); }
 
   // Writes the query's outputs from the results of all its parts.
   void merge(float* results, size_t query, size_t kv_head) const {
@@ -133,7 +131,7 @@ inline void spread_parts(const AttentionArgs& args, KernelScratch& scratch, cons
     const size_t kv_head = task / max_parts % kv_heads;
     const size_t query = task / max_parts / kv_heads;
     if (index >= plan.parts(query, kv_head)) return;
-    std::byte* memory = worker_scratch(scratch, worker, PartPlan::attend_bytes());
+    std::byte* memory = worker_scratch(scratch, worker, plan.attend_bytes());
     plan.attend<kType, kDim>(plan.result(results_of(query, kv_head), index), memory, query, kv_head, index);
   };
   if (args.choose == nullptr) {
@@ -154,8 +152,8 @@ inline void attend_alone(const PartPlan& plan, size_t query, size_t kv_head, Ker
                          int worker) {
   const size_t parts = plan.parts(query, kv_head);
   std::byte* memory =
-      worker_scratch(scratch, worker, PartPlan::attend_bytes() + parts * plan.part_floats * sizeof(float));
-  auto* results = reinterpret_cast<float*>(memory + PartPlan::attend_bytes());
+      worker_scratch(scratch, worker, plan.attend_bytes() + parts * plan.part_floats * sizeof(float));
+  auto* results = reinterpret_cast<float*>(memory + plan.attend_bytes());
   for (size_t index = 0; index < parts; ++index) {
     plan.attend<kType, kDim>(plan.result(results, index), memory, query, kv_head, index);
   }

@@ -10,8 +10,9 @@
 #include "kernels/simd/vectors-inl.h"
 
 // Attention of one query over rows that may lie anywhere: the query heads of one KV head, up to kPartKeys
-// keys at a time. Nothing is copied; each row is widened as it is read, once for up to kMostHeads query heads
-// (on Zen 5 that costs 6% beside the multiply-adds of 3 heads, so wider sharing would gain little).
+// keys at a time. As many heads as registers hold, at most kMostHeads, take a block of rows together, in as
+// many turns as there are heads for; the first turn widens each row and leaves it in L1 for the others. So a
+// row is widened once and waited for once, beside the multiply-adds of that turn.
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
@@ -50,21 +51,40 @@ HWY_INLINE void prefetch_row(const std::byte* row, const PartRows& rows) {
   if constexpr (kType == KvType::i8) prefetch_to_l2(row + bytes - 1);
 }
 
-// scores [kHeads, kPartKeys] at keys base .. base + kLanes - 1 = scale * q . key, q [kHeads, dim]; raises
-// top [kHeads] to the largest of each lane. kValues: the rows' values are read next, so they are asked for.
-template <KvType kType, size_t kDim, size_t kHeads, bool kValues = true>
-HWY_INLINE void block_scores(float* scores, VF* top, const float* q, float scale, const PartRows& rows,
-                             size_t base) {
+// Rows that all heads take before the next ones: 32 of 128 values are 16 KB in fp32 and stay in L1.
+inline constexpr size_t kBlockRows = 32;
+
+// Where a turn of heads has a block's rows from: a turn alone widens them, and so does the first of several,
+// which keeps them for the later ones.
+enum class Turn : uint8_t { alone, first, later };
+
+// Elements d .. d + kLanes - 1 of a row: as stored, or as an earlier turn left it in `widened` [dim].
+template <KvType kType, Turn kTurn>
+HWY_INLINE VF load_in_turn(const std::byte* row, float* widened, size_t d) {
+  if constexpr (kTurn == Turn::later) return hn::LoadU(F32(), widened + d);
+  const VF values = load_kv<kType>(row, d);
+  if constexpr (kTurn == Turn::first) hn::StoreU(values, F32(), widened + d);
+  return values;
+}
+
+// scores [kHeads] rows `stride` apart, at keys base .. base + kLanes - 1 of the part = scale * q . key,
+// q [kHeads, dim]; widened [kLanes, dim]. The rows' values, where there are any, are read next: they are
+// asked for.
+template <KvType kType, size_t kDim, size_t kHeads, Turn kTurn>
+HWY_INLINE void vector_scores(float* scores, size_t stride, float* widened, const float* q, float scale,
+                              const PartRows& rows, size_t base) {
   const size_t dim = dim_of<kDim>(rows);
   const size_t whole = dim / kLanes * kLanes;
   VF quads[kHeads][kLanes / 4];
   for (size_t four = 0; four < kLanes / 4; ++four) {
     const size_t* offsets = rows.offsets + base + four * 4;
+    float* const wide = widened + four * 4 * dim;
     const std::byte* key_rows[4];
     for (size_t j = 0; j < 4; ++j) {
       key_rows[j] = rows.keys + offsets[j];
+      if constexpr (kTurn == Turn::later) continue;
       prefetch_row<kType, kDim>(rows.keys + offsets[kRowsAhead + j], rows);
-      if constexpr (kValues) prefetch_row<kType, kDim>(rows.values + offsets[j], rows);
+      if (rows.values != nullptr) prefetch_row<kType, kDim>(rows.values + offsets[j], rows);
     }
     VF sums[kHeads][4];
     for (auto& head : sums) std::fill(head, head + 4, hn::Zero(F32()));
@@ -72,7 +92,7 @@ HWY_INLINE void block_scores(float* scores, VF* top, const float* q, float scale
       VF qv[kHeads];
       for (size_t h = 0; h < kHeads; ++h) qv[h] = hn::LoadU(F32(), q + h * dim + d);
       for (size_t j = 0; j < 4; ++j) {
-        const VF key = load_kv<kType>(key_rows[j], d);
+        const VF key = load_in_turn<kType, kTurn>(key_rows[j], wide + j * dim, d);
         for (size_t h = 0; h < kHeads; ++h) {
           sums[h][j] = d == 0 ? hn::Mul(qv[h], key) : hn::MulAdd(qv[h], key, sums[h][j]);
         }
@@ -97,20 +117,34 @@ HWY_INLINE void block_scores(float* scores, VF* top, const float* q, float scale
       }
       dots = hn::Add(dots, hn::Load(F32(), rest));
     }
-    dots = hn::Mul(dots, scales);
-    top[h] = hn::Max(top[h], dots);
-    hn::StoreU(dots, F32(), scores + h * kPartKeys + base);
+    hn::StoreU(hn::Mul(dots, scales), F32(), scores + h * stride);
   }
 }
 
-// Softmax numerators of kHeads rows of scores in place, zero past the last key. top [kHeads] as block_scores
-// left them; maximum and total [kHeads] are written.
+// Scores of rows base .. base + kBlockRows - 1 of the part, as far as there are any. scores [kHeads] rows
+// `stride` apart; widened [kBlockRows, dim].
+template <KvType kType, size_t kDim, size_t kHeads, Turn kTurn>
+HWY_NOINLINE void block_scores(float* scores, size_t stride, float* widened, const float* q, float scale,
+                               const PartRows& rows, size_t base) {
+  const size_t count = std::min(kBlockRows, rows.count - base);
+  for (size_t j = 0; j < count; j += kLanes) {
+    vector_scores<kType, kDim, kHeads, kTurn>(scores + j, stride, widened + j * dim_of<kDim>(rows), q, scale,
+                                              rows, base + j);
+  }
+}
+
+// Softmax numerators of kHeads rows of scores in place, zero past the last key; maximum and total [kHeads]
+// are written. The lanes that fill up the last vector repeat the last key's score.
 template <size_t kHeads>
-HWY_INLINE void part_softmax(float* scores, const VF* top, size_t count, float* maximum, float* total) {
+HWY_NOINLINE void part_softmax(float* scores, size_t count, float* maximum, float* total) {
   VF largest[kHeads];
   VF sums[kHeads];
   for (size_t h = 0; h < kHeads; ++h) {
-    largest[h] = hn::MaxOfLanes(F32(), top[h]);
+    VF top = hn::LoadU(F32(), scores + h * kPartKeys);
+    for (size_t j = kLanes; j < count; j += kLanes) {
+      top = hn::Max(top, hn::LoadU(F32(), scores + h * kPartKeys + j));
+    }
+    largest[h] = hn::MaxOfLanes(F32(), top);
     maximum[h] = hn::GetLane(largest[h]);
     sums[h] = hn::Zero(F32());
   }
@@ -134,42 +168,54 @@ HWY_INLINE void part_softmax(float* scores, const VF* top, size_t count, float* 
   for (size_t h = 0; h < kHeads; ++h) total[h] = hn::GetLane(hn::SumOfLanes(F32(), sums[h]));
 }
 
-// out [kHeads, dim] at columns column .. column + kColumns * kLanes - 1 = sum of weight * value, weights
-// [kHeads, kPartKeys]. The rows past the last that fill up a vector have weight 0.
-template <KvType kType, size_t kDim, size_t kHeads, size_t kColumns>
-HWY_INLINE void value_columns(float* out, const float* weights, const PartRows& rows, size_t column) {
+// Adds weight * value of rows base .. base + count - 1 to out [kHeads, dim] at columns column .. column +
+// kColumns * kLanes - 1, weights [kHeads, kPartKeys]; widened [kBlockRows, dim]. The rows past the last that
+// fill up a vector have weight 0.
+template <KvType kType, size_t kDim, size_t kHeads, size_t kColumns, Turn kTurn>
+HWY_INLINE void value_columns(float* out, const float* weights, float* widened, const PartRows& rows,
+                              size_t base, size_t count, size_t column) {
+  const size_t dim = dim_of<kDim>(rows);
   VF acc[kHeads][kColumns];
-  for (auto& head : acc) std::fill(head, head + kColumns, hn::Zero(F32()));
+  for (size_t h = 0; h < kHeads; ++h) {
+    for (size_t c = 0; c < kColumns; ++c) acc[h][c] = hn::LoadU(F32(), out + h * dim + column + c * kLanes);
+  }
   constexpr size_t kUnroll = 4;
-  static_assert(kLanes % kUnroll == 0);
-  for (size_t base = 0; base < rows.count; base += kUnroll) {
-    for (size_t j = base; j < base + kUnroll; ++j) {
-      const std::byte* row = rows.values + rows.offsets[j];
+  static_assert(kLanes % kUnroll == 0 && kBlockRows % kLanes == 0);
+  for (size_t first = 0; first < count; first += kUnroll) {
+    for (size_t j = first; j < first + kUnroll; ++j) {
+      const std::byte* row = rows.values + rows.offsets[base + j];
       VF weight[kHeads];
-      for (size_t h = 0; h < kHeads; ++h) weight[h] = hn::Set(F32(), weights[h * kPartKeys + j]);
+      for (size_t h = 0; h < kHeads; ++h) weight[h] = hn::Set(F32(), weights[h * kPartKeys + base + j]);
       for (size_t c = 0; c < kColumns; ++c) {
-        const VF value = load_kv<kType>(row, column + c * kLanes);
+        const VF value = load_in_turn<kType, kTurn>(row, widened + j * dim, column + c * kLanes);
         for (size_t h = 0; h < kHeads; ++h) acc[h][c] = hn::MulAdd(weight[h], value, acc[h][c]);
       }
     }
   }
   for (size_t h = 0; h < kHeads; ++h) {
     for (size_t c = 0; c < kColumns; ++c) {
-      hn::StoreU(acc[h][c], F32(), out + h * dim_of<kDim>(rows) + column + c * kLanes);
+      hn::StoreU(acc[h][c], F32(), out + h * dim + column + c * kLanes);
     }
   }
 }
 
-template <KvType kType, size_t kDim, size_t kHeads>
-HWY_INLINE void part_values(float* out, const float* weights, const PartRows& rows) {
+// Adds rows base .. base + kBlockRows - 1 of the part, as far as there are any, to out [kHeads, dim].
+template <KvType kType, size_t kDim, size_t kHeads, Turn kTurn>
+HWY_NOINLINE void add_values(float* out, const float* weights, float* widened, const PartRows& rows,
+                             size_t base) {
   const size_t dim = dim_of<kDim>(rows);
+  const size_t count = std::min(kBlockRows, rows.count - base);
   size_t d = 0;
-  for (; d + 4 * kLanes <= dim; d += 4 * kLanes) value_columns<kType, kDim, kHeads, 4>(out, weights, rows, d);
-  for (; d + kLanes <= dim; d += kLanes) value_columns<kType, kDim, kHeads, 1>(out, weights, rows, d);
+  for (; d + 4 * kLanes <= dim; d += 4 * kLanes) {
+    value_columns<kType, kDim, kHeads, 4, kTurn>(out, weights, widened, rows, base, count, d);
+  }
+  for (; d + kLanes <= dim; d += kLanes) {
+    value_columns<kType, kDim, kHeads, 1, kTurn>(out, weights, widened, rows, base, count, d);
+  }
   for (; d < dim; ++d) {
     for (size_t h = 0; h < kHeads; ++h) {
-      float sum = 0.0f;
-      for (size_t j = 0; j < rows.count; ++j) {
+      float sum = out[h * dim + d];
+      for (size_t j = base; j < base + count; ++j) {
         sum += weights[h * kPartKeys + j] * load_one<kType>(rows.values + rows.offsets[j], d);
       }
       out[h * dim + d] = sum;
@@ -179,7 +225,7 @@ HWY_INLINE void part_values(float* out, const float* weights, const PartRows& ro
 
 // Values of i8 are codes: their rows' scales go into the weights [kHeads, kPartKeys].
 template <size_t kDim, size_t kHeads>
-HWY_INLINE void scale_weights(float* weights, const PartRows& rows) {
+HWY_NOINLINE void scale_weights(float* weights, const PartRows& rows) {
   for (size_t base = 0; base < rows.count; base += kLanes) {
     HWY_ALIGN float of_rows[kLanes];
     for (size_t j = 0; j < kLanes; ++j) {
@@ -200,34 +246,44 @@ struct PartResult {
   float* out;      // [heads_per_group, dim], not yet divided by the total
 };
 
-// kHeads query heads of one part from scores to weighted values. q [kHeads, dim]; scores: room for
-// [kHeads, kPartKeys].
-template <KvType kType, size_t kDim, size_t kHeads>
-HWY_NOINLINE void attend_heads(const PartResult& result, float* scores, const float* q, float scale,
-                               const PartRows& rows) {
-  VF top[kHeads];
-  std::fill(top, top + kHeads, hn::Set(F32(), -3e38f));
-  for (size_t base = 0; base < rows.count; base += kLanes) {
-    block_scores<kType, kDim, kHeads>(scores, top, q, scale, rows, base);
-  }
-  part_softmax<kHeads>(scores, top, rows.count, result.maximum, result.total);
-  if constexpr (kType == KvType::i8) scale_weights<kDim, kHeads>(scores, rows);
-  part_values<kType, kDim, kHeads>(result.out, scores, rows);
-}
+// What a worker computes one part in.
+struct PartMemory {
+  size_t* offsets;  // [kOffsetsPerPart]
+  float* scores;    // [heads, kPartKeys], then the softmax's numerators
+  float* widened;   // [kBlockRows, dim]
 
-// Calls run.operator()<kHeads>(first head) for all heads of a group, in turns of as equal a size as
-// kMostHeads allows: 7 heads are 4 + 3.
-template <class Run>
+  static size_t bytes(size_t heads, size_t dim) {
+    return kOffsetsPerPart * sizeof(size_t) + (heads * kPartKeys + kBlockRows * dim) * sizeof(float);
+  }
+  PartMemory(std::byte* memory, size_t heads)
+      : offsets(reinterpret_cast<size_t*>(memory)),
+        scores(reinterpret_cast<float*>(offsets + kOffsetsPerPart)),
+        widened(scores + heads * kPartKeys) {}
+};
+
+// Calls run.operator()<kHeads, kTurn>(first head) for all heads of a group, in turns of as equal a size as
+// kMostHeads allows: 7 heads are 4 + 3. Rows that are stored in fp32 (kType) are as good as widened ones.
+template <KvType kType, class Run>
 inline void in_turns(size_t heads, const Run& run) {
+  const auto take = [&]<Turn kTurn>(size_t h, size_t now) {
+    if constexpr (kMostHeads == 4) {
+      if (now == 4) run.template operator()<kMostHeads, kTurn>(h);
+    }
+    if (now == 3) run.template operator()<3, kTurn>(h);
+    if (now == 2) run.template operator()<2, kTurn>(h);
+    if constexpr (kTurn == Turn::alone) {
+      if (now == 1) run.template operator()<1, kTurn>(h);
+    }
+  };
   for (size_t h = 0; h < heads;) {
     const size_t turns = (heads - h + kMostHeads - 1) / kMostHeads;
     const size_t now = (heads - h + turns - 1) / turns;
-    if constexpr (kMostHeads == 4) {
-      if (now == 4) run.template operator()<kMostHeads>(h);
+    if (kType == KvType::f32 || now == heads) {
+      take.template operator()<Turn::alone>(h, now);
+    } else if constexpr (kType != KvType::f32) {
+      if (h == 0) take.template operator()<Turn::first>(h, now);
+      if (h > 0) take.template operator()<Turn::later>(h, now);
     }
-    if (now == 3) run.template operator()<3>(h);
-    if (now == 2) run.template operator()<2>(h);
-    if (now == 1) run.template operator()<1>(h);
     h += now;
   }
 }
@@ -240,16 +296,30 @@ inline void with_head_dim(size_t head_dim, const Run& run) {
   run.template operator()<0>();
 }
 
-// All heads of a group over one part.
+// All heads of a group over one part, from scores to weighted values.
 template <KvType kType, size_t kDim>
-inline void attend_part(const PartResult& result, float* scores, const float* q, size_t heads, float scale,
-                        const PartRows& rows) {
+inline void attend_part(const PartResult& result, const PartMemory& memory, const float* q, size_t heads,
+                        float scale, const PartRows& rows) {
   const size_t dim = dim_of<kDim>(rows);
   for (size_t j = 0; j < kRowsAhead; ++j) prefetch_row<kType, kDim>(rows.keys + rows.offsets[j], rows);
-  in_turns(heads, [&]<size_t kHeads>(size_t h) {
-    const PartResult here{result.maximum + h, result.total + h, result.out + h * dim};
-    attend_heads<kType, kDim, kHeads>(here, scores, q + h * dim, scale, rows);
+  for (size_t base = 0; base < rows.count; base += kBlockRows) {
+    in_turns<kType>(heads, [&]<size_t kHeads, Turn kTurn>(size_t h) {
+      block_scores<kType, kDim, kHeads, kTurn>(memory.scores + h * kPartKeys + base, kPartKeys,
+                                               memory.widened, q + h * dim, scale, rows, base);
+    });
+  }
+  in_turns<KvType::f32>(heads, [&]<size_t kHeads, Turn>(size_t h) {
+    float* scores = memory.scores + h * kPartKeys;
+    part_softmax<kHeads>(scores, rows.count, result.maximum + h, result.total + h);
+    if constexpr (kType == KvType::i8) scale_weights<kDim, kHeads>(scores, rows);
   });
+  std::fill_n(result.out, heads * dim, 0.0f);
+  for (size_t base = 0; base < rows.count; base += kBlockRows) {
+    in_turns<kType>(heads, [&]<size_t kHeads, Turn kTurn>(size_t h) {
+      add_values<kType, kDim, kHeads, kTurn>(result.out + h * dim, memory.scores + h * kPartKeys,
+                                             memory.widened, rows, base);
+    });
+  }
 }
 
 }  // namespace keysieve::simd::HWY_NAMESPACE
