@@ -17,13 +17,18 @@
 HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
-inline constexpr size_t kRowsAtOnce = HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86 ? 6 : 4;
+// The published shape's 6 heads go over fp32 keys once on AVX2 too: these are 9 MB a layer at 32,768
+// positions, and reading them twice is what they cost.
+template <IndexKeyType kType>
+inline constexpr size_t kRowsAtOnce =
+    kType == IndexKeyType::f32 || (HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86) ? 6 : 4;
+inline constexpr size_t kMostRowsAtOnce = kRowsAtOnce<IndexKeyType::f32>;
 
 // The scores of some heads of some queries, on their way to one score a key.
 struct HeadRows {
-  float* scores;              // [rows, stride]
-  size_t stride;              // whole blocks
-  float factor[kRowsAtOnce];  // what each row is multiplied with in the end
+  float* scores;                  // [rows, stride]
+  size_t stride;                  // whole blocks
+  float factor[kMostRowsAtOnce];  // what each row is multiplied with in the end
 };
 
 // The queries of one pass, a head each: as they are, or rounded. from [kRows][dim]
@@ -54,13 +59,14 @@ struct ScoredKeys : IndexKeyView {
   size_t block_bytes;
 };
 
-// Asks for the keys some 4 KB ahead: the hardware's own prefetching stops at the end of each 4 KB page, and
+// Keys are asked for so far ahead: the hardware's own prefetching stops at the end of each 4 KB page, and
 // reached half of what a core can read.
+inline constexpr size_t kPrefetchBytes = 4096;
+
 HWY_INLINE void prefetch_block(const ScoredKeys& keys, size_t slot) {
-  constexpr size_t kAhead = 4096;
-  const std::byte* at = keys.data + slot / kIndexBlock * keys.block_bytes + kAhead;
+  const std::byte* at = keys.data + slot / kIndexBlock * keys.block_bytes + kPrefetchBytes;
   for (size_t line = 0; line < keys.block_bytes; line += kAlignment) prefetch_to_l2(at + line);
-  prefetch_to_l2(keys.scales + slot * index_scale_bytes(keys.type) + kAhead / 8);
+  prefetch_to_l2(keys.scales + slot * index_scale_bytes(keys.type) + kPrefetchBytes / 8);
 }
 
 template <IndexKeyType kType>
@@ -82,11 +88,14 @@ HWY_INLINE void block_scores(VF (*raw)[kBlockVectors], const PassQueries<kType, 
     const float* block = reinterpret_cast<const float*>(keys.data) + slot * padded_dim;
     for (size_t h = 0; h < kRows; ++h) std::fill(raw[h], raw[h] + kBlockVectors, hn::Zero(F32()));
     for (size_t d = 0; d < keys.dim; ++d) {
-      for (size_t i = 0; i < kBlockVectors; ++i) {
-        const VF key = hn::LoadU(F32(), block + d * kIndexBlock + i * kLanes);
-        for (size_t h = 0; h < kRows; ++h) {
-          raw[h][i] = hn::MulAdd(hn::Set(F32(), queries.q[h][d]), key, raw[h][i]);
-        }
+      // A line for a line: all of a block's at once would fill the queue and wait.
+      if (keys.cold) prefetch_to_l2(block + d * kIndexBlock + kPrefetchBytes / sizeof(float));
+      VF key[kBlockVectors];
+      for (size_t i = 0; i < kBlockVectors; ++i)
+        key[i] = hn::LoadU(F32(), block + d * kIndexBlock + i * kLanes);
+      for (size_t h = 0; h < kRows; ++h) {
+        const VF q = hn::Set(F32(), queries.q[h][d]);
+        for (size_t i = 0; i < kBlockVectors; ++i) raw[h][i] = hn::MulAdd(q, key[i], raw[h][i]);
       }
     }
   } else {
@@ -118,7 +127,9 @@ HWY_INLINE void for_blocks(const PassQueries<kType, kRows>& queries, const Score
   VF raw[kRows][kBlockVectors];
   size_t slot = 0;
   for (; slot + kIndexBlock <= counts.of[0]; slot += kIndexBlock) {
-    if (keys.cold) prefetch_block(keys, slot);
+    if constexpr (kType != IndexKeyType::f32) {
+      if (keys.cold) prefetch_block(keys, slot);
+    }
     block_scores<kType, kRows, kSteps>(raw, queries, keys, slot);
     sink(slot, raw);
   }
@@ -280,7 +291,7 @@ inline void score_rows(const IndexScoreArgs& args, HeadRows& rows, size_t first)
 }
 
 // `count` rows, at most kMost.
-template <IndexKeyType kType, size_t kSteps, size_t kMost = kRowsAtOnce>
+template <IndexKeyType kType, size_t kSteps, size_t kMost = kRowsAtOnce<kType>>
 inline void score_some(const IndexScoreArgs& args, HeadRows& rows, size_t first, size_t count) {
   if constexpr (kMost > 1) {
     if (count < kMost) return score_some<kType, kSteps, kMost - 1>(args, rows, first, count);
@@ -291,7 +302,7 @@ inline void score_some(const IndexScoreArgs& args, HeadRows& rows, size_t first,
 template <IndexKeyType kType, size_t kSteps>
 inline void score_all_heads(const IndexScoreArgs& args, HeadRows& rows) {
   const size_t all = args.queries * args.heads;
-  const size_t passes = (all + kRowsAtOnce - 1) / kRowsAtOnce;  // as equal as can be
+  const size_t passes = (all + kRowsAtOnce<kType> - 1) / kRowsAtOnce<kType>;  // as equal as can be
   for (size_t pass = 0; pass < passes; ++pass) {
     const size_t first = all * pass / passes;
     score_some<kType, kSteps>(args, rows, first, all * (pass + 1) / passes - first);
@@ -312,7 +323,7 @@ inline void index_scores_simd(const IndexScoreArgs& args, KernelScratch& scratch
   const size_t stride = (slots + kIndexBlock - 1) / kIndexBlock * kIndexBlock;
   HeadRows rows{};
   rows.scores =
-      reinterpret_cast<float*>(worker_scratch(scratch, worker, kRowsAtOnce * stride * sizeof(float)));
+      reinterpret_cast<float*>(worker_scratch(scratch, worker, kMostRowsAtOnce * stride * sizeof(float)));
   rows.stride = stride;
   switch (args.keys.type) {
     case IndexKeyType::f32:

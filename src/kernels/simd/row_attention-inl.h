@@ -75,6 +75,10 @@ HWY_INLINE void vector_scores(float* scores, size_t stride, float* widened, cons
                               const PartRows& rows, size_t base) {
   const size_t dim = dim_of<kDim>(rows);
   const size_t whole = dim / kLanes * kLanes;
+  // Lines are asked for one at a time between the multiply-adds where a row is whole lines: all of four rows
+  // at once would fill the queue and wait.
+  constexpr size_t kLine = kAlignment / (kType == KvType::f32 ? 4 : 2);  // elements
+  constexpr bool kSpread = kType != KvType::i8 && kDim != 0;
   VF quads[kHeads][kLanes / 4];
   for (size_t four = 0; four < kLanes / 4; ++four) {
     const size_t* offsets = rows.offsets + base + four * 4;
@@ -82,7 +86,7 @@ HWY_INLINE void vector_scores(float* scores, size_t stride, float* widened, cons
     const std::byte* key_rows[4];
     for (size_t j = 0; j < 4; ++j) {
       key_rows[j] = rows.keys + offsets[j];
-      if constexpr (kTurn == Turn::later) continue;
+      if constexpr (kTurn == Turn::later || kSpread) continue;
       prefetch_row<kType, kDim>(rows.keys + offsets[kRowsAhead + j], rows);
       if (rows.values != nullptr) prefetch_row<kType, kDim>(rows.values + offsets[j], rows);
     }
@@ -92,6 +96,14 @@ HWY_INLINE void vector_scores(float* scores, size_t stride, float* widened, cons
       VF qv[kHeads];
       for (size_t h = 0; h < kHeads; ++h) qv[h] = hn::LoadU(F32(), q + h * dim + d);
       for (size_t j = 0; j < 4; ++j) {
+        if constexpr (kTurn != Turn::later && kSpread) {
+          // Row j's turn within its line.
+          if (d % kLine == j * std::max(kLine / 4, kLanes) % kLine) {
+            const size_t at = d / kLine * kAlignment;
+            prefetch_to_l2(rows.keys + offsets[kRowsAhead + j] + at);
+            if (rows.values != nullptr) prefetch_to_l2(rows.values + offsets[j] + at);
+          }
+        }
         const VF key = load_in_turn<kType, kTurn>(key_rows[j], wide + j * dim, d);
         for (size_t h = 0; h < kHeads; ++h) {
           sums[h][j] = d == 0 ? hn::Mul(qv[h], key) : hn::MulAdd(qv[h], key, sums[h][j]);
