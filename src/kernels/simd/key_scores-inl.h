@@ -31,8 +31,8 @@ inline void key_scores_of(const KeyScoreArgs& args, KernelScratch& scratch, int 
     for (size_t j = 0; j < kRowsAhead; ++j) prefetch_row<kType, kDim>(rows.keys + rows.offsets[j], rows);
     for (size_t base = 0; base < rows.count; base += kBlockRows) {
       in_turns<kType>(args.heads, [&]<size_t kHeads, Turn kTurn>(size_t h) {
-        block_scores<kType, kDim, kHeads, kTurn>(memory.scores + h * kPartKeys + base, kPartKeys,
-                                                 memory.widened, args.q + h * dim, args.scale, rows, base);
+        block_scores<kType, kDim, kHeads, kTurn>(memory.scores + h * kPartKeys + base, memory.widened,
+                                                 args.q + h * dim, args.scale, rows, base);
       });
     }
     for (size_t h = 0; h < args.heads; ++h) {

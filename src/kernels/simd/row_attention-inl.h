@@ -67,11 +67,10 @@ HWY_INLINE VF load_in_turn(const std::byte* row, float* widened, size_t d) {
   return values;
 }
 
-// scores [kHeads] rows `stride` apart, at keys base .. base + kLanes - 1 of the part = scale * q . key,
-// q [kHeads, dim]; widened [kLanes, dim]. The rows' values, where there are any, are read next: they are
-// asked for.
+// scores [kHeads, kPartKeys] = scale * q . key of rows base .. base + kLanes - 1 of the part, q [kHeads,
+// dim]; widened [kLanes, dim]. The rows' values, where there are any, are read next: they are asked for.
 template <KvType kType, size_t kDim, size_t kHeads, Turn kTurn>
-HWY_INLINE void vector_scores(float* scores, size_t stride, float* widened, const float* q, float scale,
+HWY_INLINE void vector_scores(float* scores, float* widened, const float* q, float scale,
                               const PartRows& rows, size_t base) {
   const size_t dim = dim_of<kDim>(rows);
   const size_t whole = dim / kLanes * kLanes;
@@ -129,19 +128,19 @@ HWY_INLINE void vector_scores(float* scores, size_t stride, float* widened, cons
       }
       dots = hn::Add(dots, hn::Load(F32(), rest));
     }
-    hn::StoreU(hn::Mul(dots, scales), F32(), scores + h * stride);
+    hn::StoreU(hn::Mul(dots, scales), F32(), scores + h * kPartKeys);
   }
 }
 
-// Scores of rows base .. base + kBlockRows - 1 of the part, as far as there are any. scores [kHeads] rows
-// `stride` apart; widened [kBlockRows, dim].
+// Scores of rows base .. base + kBlockRows - 1 of the part, as far as there are any; widened [kBlockRows,
+// dim].
 template <KvType kType, size_t kDim, size_t kHeads, Turn kTurn>
-HWY_NOINLINE void block_scores(float* scores, size_t stride, float* widened, const float* q, float scale,
+HWY_NOINLINE void block_scores(float* scores, float* widened, const float* q, float scale,
                                const PartRows& rows, size_t base) {
   const size_t count = std::min(kBlockRows, rows.count - base);
   for (size_t j = 0; j < count; j += kLanes) {
-    vector_scores<kType, kDim, kHeads, kTurn>(scores + j, stride, widened + j * dim_of<kDim>(rows), q, scale,
-                                              rows, base + j);
+    vector_scores<kType, kDim, kHeads, kTurn>(scores + j, widened + j * dim_of<kDim>(rows), q, scale, rows,
+                                              base + j);
   }
 }
 
@@ -316,10 +315,11 @@ inline void attend_part(const PartResult& result, const PartMemory& memory, cons
   for (size_t j = 0; j < kRowsAhead; ++j) prefetch_row<kType, kDim>(rows.keys + rows.offsets[j], rows);
   for (size_t base = 0; base < rows.count; base += kBlockRows) {
     in_turns<kType>(heads, [&]<size_t kHeads, Turn kTurn>(size_t h) {
-      block_scores<kType, kDim, kHeads, kTurn>(memory.scores + h * kPartKeys + base, kPartKeys,
-                                               memory.widened, q + h * dim, scale, rows, base);
+      block_scores<kType, kDim, kHeads, kTurn>(memory.scores + h * kPartKeys + base, memory.widened,
+                                               q + h * dim, scale, rows, base);
     });
   }
+  // No rows are read here, so no turn has anything to keep for another.
   in_turns<KvType::f32>(heads, [&]<size_t kHeads, Turn>(size_t h) {
     float* scores = memory.scores + h * kPartKeys;
     part_softmax<kHeads>(scores, rows.count, result.maximum + h, result.total + h);
