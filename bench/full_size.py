@@ -103,17 +103,21 @@ def part_decode(folder, arguments):
         generate(folder, *options, "--prompt-file", long_prompt(folder, 8_600), "--max-tokens", 1, "--save-session", read)
     vocabulary = json.loads((folder / "mlx" / "config.json").read_text())["vocab_size"]
     sessions = {tokens: folder / f"{tokens}.session" for tokens in DECODE_CONTEXTS}
-    for tokens, session in sessions.items():
-        command = [ROOT / "build" / "repeat_session", read, session, tokens, vocabulary]
-        subprocess.run(list(map(str, command)), check=True)
     speeds = {tokens: [] for tokens in sessions}
     peaks = {}
-    for turn in range(arguments.decode_turns):
+    try:
         for tokens, session in sessions.items():
-            say(f"turn {turn + 1}: {tokens:,} tokens")
-            result = generate(folder, *options, "--load-session", session, "--prompt", " and", "--max-tokens", 25)
-            speeds[tokens].append(result["decode"]["tokens_per_second"])
-            peaks[tokens] = result["memory"]["peak_rss_bytes"]
+            command = [ROOT / "build" / "repeat_session", read, session, tokens, vocabulary]
+            subprocess.run(list(map(str, command)), check=True)
+        for turn in range(arguments.decode_turns):
+            for tokens, session in sessions.items():
+                say(f"turn {turn + 1}: {tokens:,} tokens")
+                result = generate(folder, *options, "--load-session", session, "--prompt", " and", "--max-tokens", 25)
+                speeds[tokens].append(result["decode"]["tokens_per_second"])
+                peaks[tokens] = result["memory"]["peak_rss_bytes"]
+    finally:  # 6.6 GB
+        for session in sessions.values():
+            session.unlink(missing_ok=True)
     print(f"decode, K = {BUDGET:,}, medians of {arguments.decode_turns} in turns, 24 tokens each")
     print("| tokens before | tok/s | smallest to largest | share of the first | peak RSS MB |")
     print("|---|---|---|---|---|")
@@ -122,8 +126,6 @@ def part_decode(folder, arguments):
         middle = statistics.median(all_of_it)
         print(f"| {tokens:,} | {middle:.2f} | {min(all_of_it):.2f} to {max(all_of_it):.2f} | {100 * middle / first:.0f}% | "
               f"{peaks[tokens] / 1e6:,.0f} |")
-    for session in sessions.values():
-        session.unlink()
 
 
 def part_long(folder, arguments):

@@ -14,7 +14,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -31,6 +30,7 @@
 #include "core/split_mix.h"
 #include "formats/gguf.h"
 #include "keysieve/error.h"
+#include "parse_size.h"
 
 namespace keysieve {
 namespace {
@@ -445,14 +445,6 @@ struct Options {
   Shape shape;
   bool gguf = true;
 };
-
-size_t parse_size(std::string_view option, std::string_view text) {
-  size_t value = 0;
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (failure != std::errc() || end != text.data() + text.size() || value == 0)
-    throw Error(ErrorKind::usage, option, text, "a number above 0");
-  return value;
-}
 
 Options parse(std::span<char* const> arguments) {
   Options options;

@@ -11,7 +11,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -23,6 +22,7 @@
 #include "generate/session_file.h"
 #include "kernels/index_keys.h"
 #include "keysieve/error.h"
+#include "parse_size.h"
 
 namespace keysieve {
 namespace {
@@ -104,14 +104,6 @@ class Repeater {
   std::vector<std::byte> bytes_;
 };
 
-size_t number(std::string_view name, std::string_view text) {
-  size_t value = 0;
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (failure != std::errc() || end != text.data() + text.size() || value == 0)
-    throw Error(ErrorKind::usage, name, text, "a number above 0");
-  return value;
-}
-
 }  // namespace
 }  // namespace keysieve
 
@@ -121,8 +113,8 @@ int main(int argc, char** argv) {
       std::fputs("repeat_session: IN OUT TOKENS VOCABULARY\n", stderr);
       return 2;
     }
-    keysieve::Repeater(argv[1], argv[2], keysieve::number("TOKENS", argv[3]))
-        .run(keysieve::number("VOCABULARY", argv[4]));
+    keysieve::Repeater(argv[1], argv[2], keysieve::parse_size("TOKENS", argv[3]))
+        .run(keysieve::parse_size("VOCABULARY", argv[4]));
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "repeat_session: %s\n", error.what());

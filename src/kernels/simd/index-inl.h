@@ -18,7 +18,7 @@ HWY_BEFORE_NAMESPACE();
 namespace keysieve::simd::HWY_NAMESPACE {
 
 // The published shape's 6 heads go over fp32 keys once on AVX2 too: these are 9 MB a layer at 32,768
-// positions, and reading them twice is what they cost.
+// positions, and reading them twice took a third longer (docs/performance.md).
 template <IndexKeyType kType>
 inline constexpr size_t kRowsAtOnce =
     kType == IndexKeyType::f32 || (HWY_TARGET <= HWY_AVX3_DL && HWY_ARCH_X86) ? 6 : 4;
@@ -88,7 +88,7 @@ HWY_INLINE void block_scores(VF (*raw)[kBlockVectors], const PassQueries<kType, 
     const float* block = reinterpret_cast<const float*>(keys.data) + slot * padded_dim;
     for (size_t h = 0; h < kRows; ++h) std::fill(raw[h], raw[h] + kBlockVectors, hn::Zero(F32()));
     for (size_t d = 0; d < keys.dim; ++d) {
-      // A line for a line: all of a block's at once would fill the queue and wait.
+      // A line for a line, not all of a block at once (docs/decisions/0024-asking-l2.md).
       if (keys.cold) prefetch_to_l2(block + d * kIndexBlock + kPrefetchBytes / sizeof(float));
       VF key[kBlockVectors];
       for (size_t i = 0; i < kBlockVectors; ++i)

@@ -30,7 +30,7 @@ inline void key_scores_of(const KeyScoreArgs& args, KernelScratch& scratch, int 
     std::fill(memory.offsets + rows.count, memory.offsets + kOffsetsPerPart, memory.offsets[rows.count - 1]);
     for (size_t j = 0; j < kRowsAhead; ++j) prefetch_row<kType, kDim>(rows.keys + rows.offsets[j], rows);
     for (size_t base = 0; base < rows.count; base += kBlockRows) {
-      in_turns<kType>(args.heads, [&]<size_t kHeads, Turn kTurn>(size_t h) {
+      in_turns<kWidens<kType>>(args.heads, [&]<size_t kHeads, Turn kTurn>(size_t h) {
         block_scores<kType, kDim, kHeads, kTurn>(memory.scores + h * kPartKeys + base, memory.widened,
                                                  args.q + h * dim, args.scale, rows, base);
       });

@@ -58,6 +58,10 @@ inline constexpr size_t kBlockRows = 32;
 // which keeps them for the later ones.
 enum class Turn : uint8_t { alone, first, later };
 
+// Rows that are stored in fp32 are as good as widened ones.
+template <KvType kType>
+inline constexpr bool kWidens = kType != KvType::f32;
+
 // Elements d .. d + kLanes - 1 of a row: as stored, or as an earlier turn left it in `widened` [dim].
 template <KvType kType, Turn kTurn>
 HWY_INLINE VF load_in_turn(const std::byte* row, float* widened, size_t d) {
@@ -74,8 +78,8 @@ HWY_INLINE void vector_scores(float* scores, float* widened, const float* q, flo
                               const PartRows& rows, size_t base) {
   const size_t dim = dim_of<kDim>(rows);
   const size_t whole = dim / kLanes * kLanes;
-  // Lines are asked for one at a time between the multiply-adds where a row is whole lines: all of four rows
-  // at once would fill the queue and wait.
+  // Lines are asked for one at a time between the multiply-adds where a row is whole lines, not all of four
+  // rows at once (docs/decisions/0024-asking-l2.md).
   constexpr size_t kLine = kAlignment / (kType == KvType::f32 ? 4 : 2);  // elements
   constexpr bool kSpread = kType != KvType::i8 && kDim != 0;
   VF quads[kHeads][kLanes / 4];
@@ -96,7 +100,7 @@ HWY_INLINE void vector_scores(float* scores, float* widened, const float* q, flo
       for (size_t h = 0; h < kHeads; ++h) qv[h] = hn::LoadU(F32(), q + h * dim + d);
       for (size_t j = 0; j < 4; ++j) {
         if constexpr (kTurn != Turn::later && kSpread) {
-          // Row j's turn within its line.
+          // Each of the four rows at another place of its line.
           if (d % kLine == j * std::max(kLine / 4, kLanes) % kLine) {
             const size_t at = d / kLine * kAlignment;
             prefetch_to_l2(rows.keys + offsets[kRowsAhead + j] + at);
@@ -273,8 +277,9 @@ struct PartMemory {
 };
 
 // Calls run.operator()<kHeads, kTurn>(first head) for all heads of a group, in turns of as equal a size as
-// kMostHeads allows: 7 heads are 4 + 3. Rows that are stored in fp32 (kType) are as good as widened ones.
-template <KvType kType, class Run>
+// kMostHeads allows: 7 heads are 4 + 3, and where there are several turns each has at least two. kKeep: the
+// first of several keeps what it has widened; without it all are alone.
+template <bool kKeep, class Run>
 inline void in_turns(size_t heads, const Run& run) {
   const auto take = [&]<Turn kTurn>(size_t h, size_t now) {
     if constexpr (kMostHeads == 4) {
@@ -289,9 +294,9 @@ inline void in_turns(size_t heads, const Run& run) {
   for (size_t h = 0; h < heads;) {
     const size_t turns = (heads - h + kMostHeads - 1) / kMostHeads;
     const size_t now = (heads - h + turns - 1) / turns;
-    if (kType == KvType::f32 || now == heads) {
+    if (!kKeep || now == heads) {
       take.template operator()<Turn::alone>(h, now);
-    } else if constexpr (kType != KvType::f32) {
+    } else if constexpr (kKeep) {
       if (h == 0) take.template operator()<Turn::first>(h, now);
       if (h > 0) take.template operator()<Turn::later>(h, now);
     }
@@ -314,20 +319,20 @@ inline void attend_part(const PartResult& result, const PartMemory& memory, cons
   const size_t dim = dim_of<kDim>(rows);
   for (size_t j = 0; j < kRowsAhead; ++j) prefetch_row<kType, kDim>(rows.keys + rows.offsets[j], rows);
   for (size_t base = 0; base < rows.count; base += kBlockRows) {
-    in_turns<kType>(heads, [&]<size_t kHeads, Turn kTurn>(size_t h) {
+    in_turns<kWidens<kType>>(heads, [&]<size_t kHeads, Turn kTurn>(size_t h) {
       block_scores<kType, kDim, kHeads, kTurn>(memory.scores + h * kPartKeys + base, memory.widened,
                                                q + h * dim, scale, rows, base);
     });
   }
   // No rows are read here, so no turn has anything to keep for another.
-  in_turns<KvType::f32>(heads, [&]<size_t kHeads, Turn>(size_t h) {
+  in_turns<false>(heads, [&]<size_t kHeads, Turn>(size_t h) {
     float* scores = memory.scores + h * kPartKeys;
     part_softmax<kHeads>(scores, rows.count, result.maximum + h, result.total + h);
     if constexpr (kType == KvType::i8) scale_weights<kDim, kHeads>(scores, rows);
   });
   std::fill_n(result.out, heads * dim, 0.0f);
   for (size_t base = 0; base < rows.count; base += kBlockRows) {
-    in_turns<kType>(heads, [&]<size_t kHeads, Turn kTurn>(size_t h) {
+    in_turns<kWidens<kType>>(heads, [&]<size_t kHeads, Turn kTurn>(size_t h) {
       add_values<kType, kDim, kHeads, kTurn>(result.out + h * dim, memory.scores + h * kPartKeys,
                                              memory.widened, rows, base);
     });
