@@ -57,6 +57,9 @@ struct SessionOptions {
   // The same for a prompt's queries before these (and for a text that `eval ppl` reads): reading is slower
   // and loses less at a small budget.
   std::optional<size_t> refine_prompt;
+  // Layers that these two hold for, counted from 0; in the others the indexer alone chooses. Empty: the
+  // indexer's own, all if it names none.
+  std::vector<size_t> refine_layers;
   // A query with more candidates than the budget reads only the fewest positions that the indexer expects to
   // carry this share of its attention, at most the budget. 1: always the budget. Less needs a native indexer;
   // what a fixed cache keeps is not touched.

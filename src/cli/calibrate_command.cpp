@@ -64,6 +64,8 @@ class CalibrateCommand final : public Command {
         ->default_str("0");
     add_count(app, "--refine-prompt", refine_prompt_, "the same for a prompt before its end")
         ->default_str("0");
+    app.add_option("--refine-layers", refine_layers_, "layers that both hold for, like 0,2-3; default all")
+        ->type_name("LIST");
     output_.add(app, false);
   }
 
@@ -89,6 +91,7 @@ class CalibrateCommand final : public Command {
     job.options.query_block = query_block_;
     job.options.refine = refine_;
     job.options.refine_prompt = refine_prompt_;
+    job.options.refine_layers = parse_layers(refine_layers_, "--refine-layers");
     job.options.shape = parse_indexer_shape(shape_);
     if (!index_keys_.empty()) job.options.index_keys = parse_index_key_choice(index_keys_);
     const InterruptGuard interrupt;
@@ -118,6 +121,7 @@ class CalibrateCommand final : public Command {
     if (!dense_layers_.empty()) text += " --dense-layers " + dense_layers_;
     if (reach_ > 0) text += fmt::format(" --reach {}", reach_);
     if (refine_ > 0) text += fmt::format(" --refine {}", refine_);
+    if (!refine_layers_.empty()) text += " --refine-layers " + refine_layers_;
     if (refine_prompt_ > 0) text += fmt::format(" --refine-prompt {}", refine_prompt_);
     if (!index_keys_.empty()) text += " --index-keys " + index_keys_;
     text += shape_ == "native" ? fmt::format(" --rank {} --sharpness {}", rank_, sharpness_)
@@ -180,6 +184,7 @@ class CalibrateCommand final : public Command {
   size_t query_block_ = 4;
   size_t refine_ = 0;
   size_t refine_prompt_ = 0;
+  std::string refine_layers_;
   size_t sinks_ = 4;
   size_t recent_ = 16;
   OutputArguments output_;

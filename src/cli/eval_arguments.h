@@ -69,5 +69,6 @@ std::unique_ptr<Command> make_eval_memory_command();
 std::unique_ptr<Command> make_eval_needle_command();
 std::unique_ptr<Command> make_eval_ppl_command();
 std::unique_ptr<Command> make_eval_reading_command();
+std::unique_ptr<Command> make_eval_retrieval_command();
 
 }  // namespace keysieve::cli

@@ -24,6 +24,8 @@ constexpr std::array kParts{
     CommandEntry{"ppl", "perplexity of sparse attention beside dense", make_eval_ppl_command},
     CommandEntry{"needle", "find a code hidden in prose: dense, sparse and baselines",
                  make_eval_needle_command},
+    CommandEntry{"retrieval", "which layers have to refine their choice for a needle to be found",
+                 make_eval_retrieval_command},
     CommandEntry{"gsm8k", "grade-school word problems, answered step by step", make_eval_gsm8k_command},
     CommandEntry{"agreement", "how far sparse next-token distributions are from dense ones",
                  make_eval_agreement_command},
@@ -93,7 +95,12 @@ Json identity(std::string_view kind, const LanguageModel& model, const EvalSetti
                    {"indexer", nullptr},
                    {"kernels", info.kernels},
                    {"threads", info.threads}};
-  if (setting.can(AttentionMode::sparse)) document["indexer"] = setting.indexer_path();
+  if (!setting.can(AttentionMode::sparse)) return document;
+  document["indexer"] = setting.indexer_path();
+  const SelectionPolicy& policy = setting.policy();
+  if (policy.refine > 0) document["refine"] = policy.refine;
+  if (policy.refine_prompt > 0) document["refine_prompt"] = policy.refine_prompt;
+  if (!policy.refine_layers.empty()) document["refine_layers"] = policy.refine_layers;
   return document;
 }
 

@@ -131,7 +131,6 @@ class EvalPplCommand final : public Command {
                      {"budget", setting.policy().budget},
                      {"baselines", Json::object()},
                      {"rows", Json::array()}});
-    if (setting.policy().refine_prompt > 0) document["refine_prompt"] = setting.policy().refine_prompt;
     for (const PerplexityRow& row : result.rows) {
       const Json values = {{"delta_percent", row.delta_percent},
                            {"delta_ci95_percent", row.delta_ci95_percent},

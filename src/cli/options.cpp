@@ -189,6 +189,11 @@ void SparseArguments::add(CLI::App& app, Aliases aliases, Selection takes) {
       "it, the indexer's own");
   add_count(app, "--refine-prompt", refine_prompt,
             "the same for a prompt before its end: reading is slower and loses less at a small budget");
+  app.add_option(
+         "--refine-layers", refine_layers,
+         "layers that --refine and --refine-prompt hold for, like 3,5-7; without it, the indexer's own")
+      ->type_name("LIST")
+      ->take_last();
   app.add_option("--sparse-layers", sparse_layers,
                  "read sparsely in these layers only, like 3,5-7; the others read everything")
       ->type_name("LIST")
@@ -252,7 +257,8 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
     for (const auto& [name, given] : {std::pair{"--sparse-layers", !sparse_layers.empty()},
                                       {"--query-block", query_block > 0},
                                       {"--refine", refine.has_value()},
-                                      {"--refine-prompt", refine_prompt.has_value()}}) {
+                                      {"--refine-prompt", refine_prompt.has_value()},
+                                      {"--refine-layers", !refine_layers.empty()}}) {
       if (!given) continue;
       throw Error(ErrorKind::usage, name, "given with dense attention", "an indexer",
                   "name one with --indexer, or auto");
@@ -278,6 +284,7 @@ SessionOptions SparseArguments::session_options(const LanguageModel& model) cons
   options.refine = refine;
   options.refine_prompt = refine_prompt;
   options.mass = mass;
+  options.refine_layers = parse_layers(refine_layers, "--refine-layers");
   options.sparse_layers = parse_layers(sparse_layers, "--sparse-layers");
   if (selection == "shared") options.selection = SelectionMode::shared;
   if (selection == "per-group") options.selection = SelectionMode::per_group;

@@ -37,7 +37,7 @@ struct ModelArguments {
 };
 
 // --indexer, --run-config, --budget, --sinks, --recent, --mass, --selection, --query-block, --refine,
-// --refine-prompt, --sparse-layers, --cache, --vote, --prune, --cold-store, --dense
+// --refine-prompt, --refine-layers, --sparse-layers, --cache, --vote, --prune, --cold-store, --dense
 struct SparseArguments {
   std::string indexer;  // empty: `auto` where a budget is given, else none
   std::string run_config;
@@ -49,7 +49,8 @@ struct SparseArguments {
   float mass = 1;
   std::string selection;       // empty, "shared" or "per-group"
   size_t query_block = 0;      // 0: the indexer's own
-  std::string sparse_layers;   // "3,5-7"; empty: all
+  std::string refine_layers;   // "3,5-7"; empty: the indexer's own
+  std::string sparse_layers;   // the same; empty: all
   std::string selection_file;  // where --selection may also name a file
   std::string cache = "full";
   std::string cold_store;  // empty or "ram": in memory; else a folder

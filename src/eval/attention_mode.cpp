@@ -76,6 +76,7 @@ Json EvalSetting::describe() const {
                {"model", model()->sequence_identity()}};
   if (policy_.refine > 0) json["refine"] = policy_.refine;
   if (policy_.refine_prompt > 0) json["refine_prompt"] = policy_.refine_prompt;
+  if (!policy_.refine_layers.empty()) json["refine_layers"] = policy_.refine_layers;
   if (!sparse_.sparse_layers.empty()) json["sparse_layers"] = sparse_.sparse_layers;
   if (sparse_.indexer) json["indexer"] = sparse_.indexer->impl()->identity;
   return json;

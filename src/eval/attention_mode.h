@@ -48,7 +48,8 @@ class EvalSetting {
   void require(AttentionMode mode) const;   // throws Error{usage} saying what the mode lacks
   size_t budget(AttentionMode mode) const;  // 0: dense
   const SelectionPolicy& policy() const { return policy_; }
-  std::string indexer_path() const;  // empty: no indexer
+  CacheKind cache() const { return sparse_.cache; }  // of the indexer's runs; some baselines have their own
+  std::string indexer_path() const;                  // empty: no indexer
   // Everything beside model and budget that decides what is read and how it is kept, the indexer's checksum
   // included.
   Json describe() const;

@@ -10,6 +10,7 @@
 #include "core/cancel.h"
 #include "core/json.h"
 #include "core/memory.h"
+#include "eval/needle_answer.h"
 #include "eval/needle_prompt.h"
 #include "eval/scoring.h"
 #include "eval/statistics.h"
@@ -161,6 +162,7 @@ class NeedleRun {
     const auto start = std::chrono::steady_clock::now();
     const std::span<const int32_t> tokens(prompt.tokens);
     const size_t kept = keep_common(state, before, prompt);
+    trial.tokens_read = tokens.size() - kept;
     if (options_.protocol == NeedleProtocol::after) {
       feed(state, tokens.first(prompt.document_tokens).subspan(kept));
       feed(state, tokens.subspan(prompt.document_tokens));
@@ -169,50 +171,13 @@ class NeedleRun {
     }
     trial.prefill_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     trial.positions_read = state.work().mean_positions_read();
-    const std::vector<float> after_prompt(state.last_logits().begin(), state.last_logits().end());
-    trial.answer = answer(state, after_prompt);
+    trial.answer = greedy_answer(state, codec_, answer_tokens_);
     trial.passed = names_codes(trial.answer, prompt.codes);
-    // A cache that forgets cannot go back to the end of the prompt.
-    if (state.truncate(prompt.tokens.size())) force(state, prompt, trial);
-    trial.peak_rss_bytes = peak_resident_bytes();
-  }
-
-  std::string answer(SequenceState& state, std::span<const float> after_prompt) const {
-    const std::vector<int32_t>& ends = codec_.end_tokens();
-    std::vector<int32_t> ids;
-    int32_t next = greedy_choice(after_prompt);
-    while (ids.size() < answer_tokens_ && !std::binary_search(ends.begin(), ends.end(), next)) {
-      ids.push_back(next);
-      if (ids.size() == answer_tokens_ || state.position() == state.context()) break;
-      forward(state, {&next, 1});
-      next = greedy_choice(state.last_logits());
+    if (const auto likelihood = code_likelihood(state, prompt)) {
+      trial.code_nll = likelihood->nll;
+      trial.strict = likelihood->greedy;
     }
-    return codec_.decode(ids, true);
-  }
-
-  // The codes' tokens in the task's own answer.
-  void force(SequenceState& state, const NeedlePrompt& prompt, NeedleTrial& trial) const {
-    const size_t first = prompt.tokens.size();
-    if (state.context() - first < prompt.answer.size()) return;
-    ForwardOptions options;
-    options.logits = Logits::all;
-    double sum = 0;
-    bool greedy = true;
-    options.on_logits = [&](size_t position, size_t rows, std::span<const float> values) {
-      const size_t vocabulary = values.size() / rows;
-      for (size_t r = 0; r < rows; ++r) {
-        const size_t predicted =
-            position + r + 1 - first;  // index in `answer` of the token this row predicts
-        if (predicted >= prompt.answer.size() || !prompt.is_code[predicted]) continue;
-        const std::span<const float> row = values.subspan(r * vocabulary, vocabulary);
-        sum += negative_log_likelihood(row, prompt.answer[predicted]);
-        greedy = greedy && greedy_choice(row) == prompt.answer[predicted];
-      }
-    };
-    prefill(state, prompt.answer, options);
-    trial.code_nll =
-        sum / static_cast<double>(std::count(prompt.is_code.begin(), prompt.is_code.end(), true));
-    trial.strict = greedy;
+    trial.peak_rss_bytes = peak_resident_bytes();
   }
 
   static void finish(NeedleRow& row, std::span<const NeedleTrial> trials,

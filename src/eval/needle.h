@@ -49,6 +49,7 @@ struct NeedleTrial {
   // forgets cannot go back to the prompt's end.
   std::optional<double> code_nll;
   double prefill_seconds = 0;   // what the trial before has read of the same text took none
+  size_t tokens_read = 0;       // of the prompt, but for that; 0: the trial was known already
   double positions_read = 0;    // by one query in one layer, mean over the prompt (the first one of its text)
   uint64_t peak_rss_bytes = 0;  // of this process so far in this row
 };

@@ -60,8 +60,8 @@ uint64_t count_parameters(const IndexerConfig& config, size_t layers) {
 // not belong to it.
 std::string identity_of(std::span<const fs::path> weights, const IndexerConfig& config) {
   Json settings = to_json(config);
-  for (const char* key :
-       {"top_k", "budgets", "sinks", "recent", "selection", "query_block", "refine", "refine_prompt"}) {
+  for (const char* key : {"top_k", "budgets", "sinks", "recent", "selection", "query_block", "refine",
+                          "refine_prompt", "refine_layers"}) {
     settings.erase(key);
   }
   Checksum sum;

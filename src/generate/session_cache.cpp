@@ -27,16 +27,21 @@ size_t chunk_beside(size_t budget, size_t most) {
   return std::clamp(budget / kStep * kStep, std::min(kStep, most), std::min(kMost, most));
 }
 
-// All layers but `sparse` (not empty) read everything.
-void leave_dense(SelectionPolicy& policy, const std::vector<size_t>& sparse, size_t layers) {
-  const size_t last = *std::ranges::max_element(sparse);
-  if (last >= layers) {
-    throw Error(ErrorKind::usage, "sparse layers", fmt::format("layer {}", last),
+// `given` (not empty) in ascending order.
+std::vector<size_t> checked_layers(std::vector<size_t> given, std::string_view option, size_t layers) {
+  std::ranges::sort(given);
+  if (given.back() >= layers) {
+    throw Error(ErrorKind::usage, option, fmt::format("layer {}", given.back()),
                 fmt::format("layers 0 to {} of this model", layers - 1));
   }
+  return given;
+}
+
+// All layers but `sparse` (not empty) read everything.
+void leave_dense(SelectionPolicy& policy, const std::vector<size_t>& sparse, size_t layers) {
   policy.budgets.resize(layers, policy.budget);
   for (size_t layer = 0; layer < layers; ++layer) {
-    if (std::ranges::find(sparse, layer) == sparse.end()) policy.budgets[layer] = 0;
+    if (!std::ranges::binary_search(sparse, layer)) policy.budgets[layer] = 0;
   }
 }
 
@@ -57,7 +62,9 @@ SelectionPolicy selection_policy(const SessionOptions& options, size_t layers) {
     // A budget asked for holds for every layer, but those the indexer leaves dense (0) stay dense.
     for (size_t& budget : policy.budgets) budget = budget == 0 ? 0 : options.budget;
   }
-  if (!options.sparse_layers.empty()) leave_dense(policy, options.sparse_layers, layers);
+  if (!options.sparse_layers.empty()) {
+    leave_dense(policy, checked_layers(options.sparse_layers, "sparse layers", layers), layers);
+  }
   if (options.sinks) policy.sinks = *options.sinks;
   if (options.recent) policy.recent = *options.recent;
   if (options.query_block > SessionOptions::kMostQueryBlock) {
@@ -67,6 +74,8 @@ SelectionPolicy selection_policy(const SessionOptions& options, size_t layers) {
   if (options.query_block > 0) policy.query_block = options.query_block;
   if (options.refine) policy.refine = *options.refine;
   if (options.refine_prompt) policy.refine_prompt = *options.refine_prompt;
+  if (!options.refine_layers.empty())
+    policy.refine_layers = checked_layers(options.refine_layers, "refine layers", layers);
   policy.mass = options.mass;
   if (options.selection == SelectionMode::shared) policy.scope = SelectionScope::shared;
   if (options.selection == SelectionMode::per_group) policy.scope = SelectionScope::per_group;

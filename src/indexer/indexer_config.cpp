@@ -254,6 +254,8 @@ IndexerConfig parse_indexer_config(const Json& json, std::string_view subject) {
   config.query_block = reader.size("query_block", 1, 1, kMostQueryBlock);
   config.refine = reader.size("refine", 0, 0, kMostPositions);
   config.refine_prompt = reader.size("refine_prompt", 0, 0, kMostPositions);
+  config.refine_layers = reader.sizes("refine_layers", kMostIndexerLayers - 1);
+  std::ranges::sort(config.refine_layers);
   config.key_choice = reader.choice("index_keys", config.key_choice, kKeyChoices);
   config.model = reader.text("model", "");
   check_rules(config, subject);
@@ -285,6 +287,7 @@ Json to_json(const IndexerConfig& config) {
   }
   if (config.refine > 0) json["refine"] = config.refine;
   if (config.refine_prompt > 0) json["refine_prompt"] = config.refine_prompt;
+  if (!config.refine_layers.empty()) json["refine_layers"] = config.refine_layers;
   if (!config.budgets.empty()) json["budgets"] = config.budgets;
   if (!config.model.empty()) json["model"] = config.model;
   return json;
@@ -306,6 +309,12 @@ void bind_to_model(IndexerConfig& config, const ModelShape& model, std::string_v
     need("head dim", config.head_dim, model.head_dim);
   }
   if (!config.budgets.empty()) need("layers (in `budgets`)", config.budgets.size(), model.layers);
+  if (!config.refine_layers.empty() && config.refine_layers.back() >= model.layers) {
+    throw Error(ErrorKind::mismatch, subject,
+                fmt::format("layer {} in `refine_layers`", config.refine_layers.back()),
+                fmt::format("layers 0 to {} as the model has", model.layers - 1),
+                "use an indexer made for this model");
+  }
   if (!config.model.empty() && !model.fingerprint.empty() && config.model != model.fingerprint) {
     throw Error(ErrorKind::mismatch, subject, "an indexer made for model " + config.model, model.fingerprint,
                 "use an indexer made for this model, or calibrate one");

@@ -64,9 +64,10 @@ struct IndexerConfig {
   size_t sinks = 0;             // always kept: positions < sinks
   size_t recent = 0;            // always kept: the last `recent` positions, the query's own included
   SelectionScope scope = SelectionScope::shared;
-  size_t query_block = 1;    // neighbouring queries of a prompt that choose together
-  size_t refine = 0;         // positions that attention chooses among (SelectionPolicy::refine)
-  size_t refine_prompt = 0;  // the same for the other queries of a prompt
+  size_t query_block = 1;             // neighbouring queries of a prompt that choose together
+  size_t refine = 0;                  // positions that attention chooses among (SelectionPolicy::refine)
+  size_t refine_prompt = 0;           // the same for the other queries of a prompt
+  std::vector<size_t> refine_layers;  // ascending: the layers both hold for; empty: all
   IndexKeyChoice key_choice = IndexKeyChoice::automatic;
   std::string model;  // fingerprint of the model it was made for; empty: not compared
 

@@ -19,6 +19,12 @@ ScoringSelector::ScoringSelector(SelectionPolicy policy, size_t kv_heads)
   policy_.validate();
 }
 
+void ScoringSelector::replace_policy(SelectionPolicy policy) {
+  policy.validate();
+  policy.scope = policy_.scope;
+  policy_ = std::move(policy);
+}
+
 void ScoringSelector::prepare(const LayerQuery&, size_t, KernelContext&) {}
 
 void ScoringSelector::score_block(float* out, const LayerQuery& query, size_t first, size_t count,
@@ -161,7 +167,7 @@ size_t ScoringSelector::choose_middle(uint32_t* middle, size_t best, bool scored
 }
 
 size_t ScoringSelector::refined_among(const LayerQuery& query, size_t index) const {
-  if (query.refine_from == SIZE_MAX) return 0;
+  if (query.refine_from == SIZE_MAX || !policy_.refines(query.layer)) return 0;
   const size_t among = index >= query.refine_from ? policy_.refine : policy_.refine_prompt;
   return among > policy_.layer_budget(query.layer) ? among : 0;
 }

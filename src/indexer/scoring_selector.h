@@ -19,6 +19,8 @@ class ScoringSelector : public KeySelector {
   ScoringSelector(SelectionPolicy policy, size_t kv_heads);
 
   const SelectionPolicy& policy() const { return policy_; }
+  // From the next chunk on, but for its scope, which stays. Throws as SelectionPolicy::validate.
+  void replace_policy(SelectionPolicy policy);
   size_t groups() const override { return groups_; }
   size_t budget(size_t layer) const override { return policy_.layer_budget(layer); }
   size_t keys_refined(const LayerQuery& query, size_t index) const override;

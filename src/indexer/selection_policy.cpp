@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "keysieve/error.h"
 
 namespace keysieve {
@@ -25,11 +27,16 @@ void SelectionPolicy::validate() const {
   for (const size_t value : budgets) check(value, true);
 }
 
+bool SelectionPolicy::refines(size_t layer) const {
+  return refine_layers.empty() || std::ranges::binary_search(refine_layers, layer);
+}
+
 SelectionPolicy SelectionPolicy::from(const IndexerConfig& config) {
   SelectionPolicy policy{config.budget, config.budgets, config.sinks,
                          config.recent, config.scope,   config.query_block};
   policy.refine = config.refine;
   policy.refine_prompt = config.refine_prompt;
+  policy.refine_layers = config.refine_layers;
   return policy;
 }
 

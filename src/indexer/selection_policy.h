@@ -27,8 +27,10 @@ struct SelectionPolicy {
   size_t refine = 0;
   // The same for a prompt's other queries, before its end (decision 0026).
   size_t refine_prompt = 0;
+  std::vector<size_t> refine_layers = {};  // ascending: layers that either holds for; empty: all
 
   size_t layer_budget(size_t layer) const { return layer < budgets.size() ? budgets[layer] : budget; }
+  bool refines(size_t layer) const;
   // Throws Error{usage} for a budget of 0 (not in `budgets`), for sinks + recent > a budget, for a
   // query_block of 0, and for a mass that is not above 0 and at most 1.
   void validate() const;

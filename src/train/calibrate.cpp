@@ -30,8 +30,17 @@ size_t longest_of(std::span<const std::vector<int32_t>> windows) {
   return longest;
 }
 
+void check_layers(std::string_view what, std::span<const size_t> layers, const ModelConfig& model) {
+  for (const size_t layer : layers) {
+    if (layer < model.layers) continue;
+    throw Error(ErrorKind::usage, what, fmt::format("{}", layer), fmt::format("0 to {}", model.layers - 1));
+  }
+}
+
 void check(const ModelConfig& model, std::span<const std::vector<int32_t>> windows,
            const CalibrationOptions& options) {
+  check_layers("dense layers", options.dense_layers, model);
+  check_layers("refine layers", options.refine_layers, model);
   const bool native = options.shape == IndexerShape::native;
   if (native && (options.rank == 0 || options.rank > model.head_dim)) {
     throw Error(ErrorKind::usage, "rank", fmt::format("{}", options.rank),
@@ -94,11 +103,6 @@ void require_selection(const IndexerConfig& config) {
 bool choose_budgets(Calibration& result, const std::shared_ptr<const Model>& model,
                     std::span<const std::vector<int32_t>> windows, const CalibrationOptions& options) {
   IndexerConfig& config = result.config;
-  for (const size_t layer : options.dense_layers) {
-    if (layer < config.layers) continue;
-    throw Error(ErrorKind::usage, "dense layers", fmt::format("{}", layer),
-                fmt::format("0 to {}", config.layers - 1));
-  }
   if (options.budget_total == 0) {
     if (options.dense_layers.empty()) return true;
     config.budgets.assign(config.layers, config.budget);
@@ -171,6 +175,7 @@ std::optional<Calibration> calibrate_native(const std::shared_ptr<const Model>& 
   result.config.query_block = options.query_block;
   result.config.refine = options.refine;
   result.config.refine_prompt = options.refine_prompt;
+  result.config.refine_layers = options.refine_layers;
   result.config.has_bias = true;
   SelectionPolicy::from(result.config).validate();
   MomentCollector moments(config.layers, config.heads, config.kv_heads, config.head_dim, model->threads());

@@ -34,9 +34,10 @@ struct CalibrationOptions {
   size_t recent = 16;   // and at the end; see docs/decisions/0006 for why not more
   // Likewise: how keys are stored; unset: 4 bits a value for native, f32 for the published shape.
   std::optional<IndexKeyChoice> index_keys = std::nullopt;
-  size_t query_block = 4;    // likewise: neighbouring queries of a prompt that choose together
-  size_t refine = 0;         // likewise: positions that attention chooses among
-  size_t refine_prompt = 0;  // likewise: for a prompt's queries before its end
+  size_t query_block = 4;                  // likewise: neighbouring queries of a prompt that choose together
+  size_t refine = 0;                       // likewise: positions that attention chooses among
+  size_t refine_prompt = 0;                // likewise: for a prompt's queries before its end
+  std::vector<size_t> refine_layers = {};  // likewise, ascending: layers both hold for; empty: all
   // Not 0: positions that all layers read together, spread over them by the attention they catch (see
   // layer_budgets.h) instead of `budget` for each, which becomes their mean.
   size_t budget_total = 0;

@@ -133,6 +133,7 @@ std::optional<Calibration> calibrate_lightning(const std::shared_ptr<const Model
   result.config.query_block = options.query_block;
   result.config.refine = options.refine;
   result.config.refine_prompt = options.refine_prompt;
+  result.config.refine_layers = options.refine_layers;
   result.config.has_bias = true;
   bind_to_model(result.config, shape, "lightning indexer");
   SelectionPolicy::from(result.config).validate();

@@ -205,6 +205,23 @@ TEST_F(Generate, RefiningReadsMoreKeysWhereItIsAsked) {
   expect_failure(run(on_tiny("generate", {"--prompt", "a", "--refine-prompt", "40"})), 2, "--refine-prompt");
 }
 
+TEST_F(Generate, RefiningMayBeLeftToSomeLayers) {
+  const auto ask = [&](const char* layers) {
+    return run(on_tiny(
+        "generate", {"--prompt", std::string(150, 'a'), "--indexer", indexer_, "--budget", "24", "--refine",
+                     "40", "--refine-layers", layers, "--max-tokens", "5", "--ignore-eos", "--json"}));
+  };
+  const auto read = [&](const char* layers) {
+    return json_of(ask(layers))["decode"]["kv_bytes_read"].get<double>();
+  };
+  const double all = read("0-1"), first = read("0"), second = read("1");
+  EXPECT_LT(first, all);
+  EXPECT_EQ(first, second);
+  expect_failure(ask("2"), 2, "layer 2");
+  expect_failure(ask("a"), 2, "--refine-layers");
+  expect_failure(run(on_tiny("generate", {"--prompt", "a", "--refine-layers", "1"})), 2, "--refine-layers");
+}
+
 TEST_F(Generate, LayersMayBeLeftDense) {
   const auto ask = [&](const char* layers) {
     return run(

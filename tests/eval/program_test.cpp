@@ -122,6 +122,23 @@ TEST_F(Program, NeedlesAtSeveralBudgetsGoOnWhereTheyWere) {
   EXPECT_EQ(run(command + " --seed 2 --resume '" + part + "'").status, 1);  // another question
 }
 
+TEST_F(Program, RetrievalAsksWithEachLayerRefined) {
+  const std::string command =
+      "eval retrieval" + indexed("--length 300 --trials 1 --haystack '" + text_ + "' ");
+  const Json alone = json(command + "--refine 96");
+  EXPECT_EQ(alone.at("refine"), 96);
+  const Json& rows = alone.at("rows");
+  ASSERT_EQ(rows.size(), 5u);  // dense, none, all and two layers
+  EXPECT_EQ(rows.at(0).at("kind"), "dense");
+  EXPECT_EQ(rows.at(4).at("layers"), Json({1}));
+  const Json both = json(command + "--refine 96 --layers 0-1 --layers 1").at("rows");
+  ASSERT_EQ(both.size(), 5u);
+  EXPECT_EQ(both.at(3).at("code_nll"), rows.at(2).at("code_nll"));
+  EXPECT_EQ(both.at(4).at("code_nll"), rows.at(4).at("code_nll"));
+  EXPECT_EQ(run(command).status, 2);  // this indexer asks for no refining
+  EXPECT_EQ(run(command + "--refine 96 --layers 7").status, 2);
+}
+
 TEST_F(Program, PerplexityAndAgreement) {
   const std::string windows = "--text '" + text_ + "' --window 256 --windows 2 ";
   const Json ppl = json("eval ppl" + indexed(windows + "--baselines oracle,recent,random"));

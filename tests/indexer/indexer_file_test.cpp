@@ -227,6 +227,11 @@ const BadFiles kBadFiles[] = {
        f.config = R"({"hidden_size": 16, "proj_dim": 6, "indexer_heads": 3, "budgets": [8, 8, 8]})";
      },
      ErrorKind::mismatch, "budgets"},
+    {"RefinedLayerOfAnotherDepth",
+     [](SeedFiles& f) {
+       f.config = R"({"hidden_size": 16, "proj_dim": 6, "indexer_heads": 3, "refine_layers": [2, 0]})";
+     },
+     ErrorKind::mismatch, "layer 2 in `refine_layers`, expected layers 0 to 1"},
     {"MistypedBudget",
      [](SeedFiles& f) {
        f.config = R"({"hidden_size": 16, "proj_dim": 6, "indexer_heads": 3, "budgets": [8, -1]})";
@@ -290,12 +295,14 @@ TEST(SaveIndexer, NativeRoundTrip) {
     config.budgets = {0, 96};
     config.refine = 300;
     config.refine_prompt = 200;
+    config.refine_layers = {1};
     const auto layers = random_native(config);
     save_indexer(folder.path() / "deep" / "er", config, layers);
     const IndexerFile file(folder.path() / "deep" / "er", model);
     EXPECT_EQ(to_json(file.config()), to_json(config));
     EXPECT_EQ(SelectionPolicy::from(file.config()).refine, 300u);
     EXPECT_EQ(SelectionPolicy::from(file.config()).refine_prompt, 200u);
+    EXPECT_EQ(SelectionPolicy::from(file.config()).refine_layers, std::vector<size_t>{1});
     EXPECT_EQ(file.config().scope, SelectionScope::per_group);
     EXPECT_EQ(file.config().key_type(), IndexKeyType::i8);
     for (size_t i = 0; i < layers.size(); ++i) {

@@ -281,6 +281,15 @@ TEST_P(NativeSparse, AttentionChoosesInThePromptAndForNeighboursTogether) {
   }
 }
 
+TEST_P(NativeSparse, OnlyTheLayersNamedAreRefined) {
+  SelectionPolicy policy{.budget = kSparseBudget, .budgets = {}, .scope = SelectionScope::per_group};
+  policy.refine = 20;
+  policy.refine_layers = {0, 1};
+  expect_refined(policy, 40, 0, [](size_t) { return true; });
+  policy.refine_layers = {1};  // layer 0 is the one that is looked at
+  expect_refined(policy, 40, 0, [](size_t) { return false; });
+}
+
 TEST_P(NativeSparse, RefiningCountsTheKeysItReads) {
   const auto bytes_read = [&](size_t refine, size_t in_prompt, size_t to_come) {
     const SelectionPolicy policy{.budget = kSparseBudget,

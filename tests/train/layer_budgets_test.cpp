@@ -52,6 +52,7 @@ TEST(LayerBudgets, CalibrationSpreadsATotalAndTheCurvesRise) {
   const size_t sum = std::accumulate(budgets.begin(), budgets.end(), size_t{0});
   EXPECT_LE(sum, options.budget_total);
   EXPECT_GT(sum, options.budget_total - 192);
+  EXPECT_TRUE(made->config.refine_layers.empty());
   EXPECT_EQ(made->config.budget, sum / budgets.size());
   EXPECT_GT(made->captured, 0.3);
   EXPECT_LT(made->captured, 1.0);
@@ -68,6 +69,9 @@ TEST(LayerBudgets, CalibrationSpreadsATotalAndTheCurvesRise) {
   const auto partly = calibrate(model, windows, options);
   EXPECT_EQ(partly->config.budgets[0], 0u);
   EXPECT_GT(partly->config.budgets[1], 0u);
+  options.refine_layers = {1, 99};
+  expect_error(ErrorKind::usage, {"refine layers", "99"}, [&] { (void)calibrate(model, windows, options); });
+  options.refine_layers = {1};
   options.dense_layers = {99};
   expect_error(ErrorKind::usage, {"dense layers", "99"}, [&] { (void)calibrate(model, windows, options); });
   options.dense_layers.resize(testing::TinyModel::kLayers);
