@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -48,15 +49,16 @@ MlxQuantization supported(const Json& settings, const Json& defaults, const std:
       settings, "mode", json_value<std::string>(defaults, "mode", "affine", subject), subject);
   const size_t group = number("group_size");
   const size_t bits = number("bits");
-  const bool known =
-      mode == "affine" && (bits == 4 || bits == 8) && (group == 32 || group == 64 || group == 128);
-  if (!known) {
+  // Sizes past an int are no known ones either.
+  const MlxQuantization found{.group_size = static_cast<int>(std::min<size_t>(group, 1 << 20)),
+                              .bits = static_cast<int>(std::min<size_t>(bits, 1 << 20))};
+  if (mode != "affine" || !found.known()) {
     throw Error(ErrorKind::unsupported, subject,
                 fmt::format("{} is quantised by mode {}, {} bits, groups of {}", module, mode, bits, group),
-                "affine, 4 or 8 bits, groups of 32, 64 or 128",
-                "take a 4-bit or 8-bit MLX model, or a GGUF file");
+                fmt::format("affine, {}", MlxQuantization::kKnown),
+                "take an affine MLX model, or a GGUF file");
   }
-  return {.group_size = static_cast<int>(group), .bits = static_cast<int>(bits)};
+  return found;
 }
 
 }  // namespace

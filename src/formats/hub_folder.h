@@ -15,8 +15,13 @@ namespace keysieve {
 
 // MLX affine quantisation of one module: w = scale * code + bias.
 struct MlxQuantization {
-  int group_size = 64;  // 32, 64 or 128 columns share a scale and a bias
-  int bits = 4;         // 4 or 8
+  static constexpr std::string_view kKnown = "2 to 6 or 8 bits, groups of 32, 64 or 128";
+  int group_size = 64;  // columns that share a scale and a bias
+  int bits = 4;
+  bool known() const {  // what mx.quantize makes
+    return ((bits >= 2 && bits <= 6) || bits == 8) &&
+           (group_size == 32 || group_size == 64 || group_size == 128);
+  }
   bool operator==(const MlxQuantization&) const = default;
 };
 

@@ -188,10 +188,11 @@ class MlxMatrix final : public FileMatrix {
  public:
   MlxMatrix(const TensorInfo& weight, const TensorInfo& scales, const TensorInfo& biases,
             MlxQuantization quantization)
-      : FileMatrix(weight, weight.shape[1] * (32 / static_cast<size_t>(quantization.bits))),
+      : FileMatrix(weight, weight.shape[1] * 32 / static_cast<size_t>(quantization.bits)),
         scales_(scales),
         biases_(biases),
-        format_{.bits = quantization.bits, .group = quantization.group_size, .zero_point = {}} {}
+        file_bits_(static_cast<size_t>(quantization.bits)),
+        format_{.bits = std::max(quantization.bits, 4), .group = quantization.group_size, .zero_point = {}} {}
 
   uint64_t file_bytes() const override {
     return tensor().data.size() + scales_.data.size() + biases_.data.size();
@@ -211,7 +212,7 @@ class MlxMatrix final : public FileMatrix {
   void read_values(size_t row, std::span<float> values) const override {
     check_row(row, values.size());
     const auto group = static_cast<size_t>(format_.group);
-    const size_t group_bytes = group * static_cast<size_t>(format_.bits) / 8;
+    const size_t group_bytes = group * file_bits_ / 8;
     const auto packed = row_bytes(tensor(), row, 1);
     std::array<uint8_t, 128> codes;
     for (size_t g = 0; g < columns() / group; ++g) {
@@ -229,17 +230,14 @@ class MlxMatrix final : public FileMatrix {
   }
 
  private:
-  // A little-endian word holds its first code in its lowest bits, so codes run in byte order, low nibble
-  // first.
+  // A row is one run of bits: a little-endian word holds its first code in its lowest bits, and codes of 3, 5
+  // and 6 bits go on in the next word. Eight codes fill `file_bits_` bytes.
   void unpack(uint8_t* codes, std::span<const std::byte> packed) const {
-    if (format_.bits == 8) {
-      std::memcpy(codes, packed.data(), packed.size());
-      return;
-    }
-    const auto* bytes = reinterpret_cast<const uint8_t*>(packed.data());
-    for (size_t i = 0; i < packed.size(); ++i) {
-      codes[2 * i] = bytes[i] & 0x0fu;
-      codes[2 * i + 1] = static_cast<uint8_t>(bytes[i] >> 4);
+    const auto mask = static_cast<uint8_t>((1u << file_bits_) - 1);
+    for (size_t at = 0; at < packed.size(); at += file_bits_) {
+      uint64_t eight = 0;
+      std::memcpy(&eight, packed.data() + at, file_bits_);
+      for (size_t i = 0; i < 8; ++i) *codes++ = static_cast<uint8_t>(eight >> (i * file_bits_)) & mask;
     }
   }
 
@@ -252,7 +250,8 @@ class MlxMatrix final : public FileMatrix {
 
   TensorInfo scales_;  // [rows, columns / group]
   TensorInfo biases_;  // [rows, columns / group]
-  AffineFormat format_;
+  size_t file_bits_;
+  AffineFormat format_;  // kernels keep codes of 2 and 3 bits in 4
 };
 
 void require_matrix(const TensorInfo& tensor) {
@@ -285,19 +284,20 @@ std::unique_ptr<MatrixSource> make_mlx_matrix(const TensorInfo& weight, const Te
                                               const TensorInfo& biases, MlxQuantization quantization) {
   require_matrix(weight);
   const auto [group_size, bits] = quantization;
-  if ((bits != 4 && bits != 8) || (group_size != 32 && group_size != 64 && group_size != 128)) {
+  if (!quantization.known()) {
     throw Error(ErrorKind::unsupported, weight.subject(),
                 fmt::format("{} bits in groups of {}", bits, group_size),
-                "4 or 8 bits, groups of 32, 64 or 128");
+                std::string(MlxQuantization::kKnown));
   }
   if (weight.dtype != DType::u32) {
     throw Error(ErrorKind::mismatch, weight.subject(), fmt::format("type {}", weight.type_name()),
                 "u32 words of MLX codes");
   }
   // The product fits: the file holds these words.
-  const uint64_t columns = weight.shape[1] * static_cast<uint64_t>(32 / bits);
-  if (columns % static_cast<uint64_t>(group_size) != 0) {
-    throw Error(ErrorKind::mismatch, weight.subject(), fmt::format("{} columns of {} bits", columns, bits),
+  const uint64_t row_bits = weight.shape[1] * 32, columns = row_bits / static_cast<uint64_t>(bits);
+  if (row_bits % static_cast<uint64_t>(bits) != 0 || columns % static_cast<uint64_t>(group_size) != 0) {
+    throw Error(ErrorKind::mismatch, weight.subject(),
+                fmt::format("{} columns of {} bits in {} words", columns, bits, weight.shape[1]),
                 fmt::format("a multiple of the group of {}", group_size));
   }
   const std::array<uint64_t, 2> groups = {weight.shape[0], columns / static_cast<uint64_t>(group_size)};

@@ -134,14 +134,16 @@ TEST_F(Quantized, FollowsTheModulesOwnEntry) {
   EXPECT_EQ(of("m", with("true")), (MlxQuantization{64, 4}));
   EXPECT_EQ(of("m", with("false")), std::nullopt);
   expect_error(ErrorKind::format, {"m"}, [&] { of("m", with("[1]")); });
-  expect_error(ErrorKind::unsupported, {"m", "3 bits"}, [&] { of("m", with(R"({"bits": 3})")); });
+  EXPECT_EQ(of("m", with(R"({"bits": 3})")), (MlxQuantization{64, 3}));
+  EXPECT_EQ(of("m", with(R"({"bits": 6, "group_size": 32})")), (MlxQuantization{32, 6}));
+  expect_error(ErrorKind::unsupported, {"m", "7 bits"}, [&] { of("m", with(R"({"bits": 7})")); });
 }
 
 TEST_F(Quantized, RefusesWhatItCannotRun) {
   for (const char* settings :
-       {R"({"group_size": 64, "bits": 3})", R"({"group_size": 16, "bits": 4})", R"({"group_size": 64})",
+       {R"({"group_size": 64, "bits": 1})", R"({"group_size": 16, "bits": 4})", R"({"group_size": 64})",
         R"({"bits": 4})", R"({"group_size": 32, "bits": 4, "mode": "mxfp4"})",
-        R"({"group_size": 18446744073709551615, "bits": 4})"}) {
+        R"({"group_size": 18446744073709551615, "bits": 4})", R"({"group_size": 64, "bits": 4294967300})"}) {
     expect_error(ErrorKind::unsupported, {"config.json", "m is quantised"},
                  [&] { of("m", std::string(R"({"quantization": )") + settings + "}"); });
   }

@@ -257,10 +257,10 @@ TEST_P(MlxMatrices, MatchTheDefinition) {
   const auto [bits, group, dtype] = GetParam();
   constexpr size_t kRows = 3;
   const size_t columns = 2 * static_cast<size_t>(group);
-  const size_t per_word = 32u / static_cast<size_t>(bits);
+  const size_t row_words = columns * static_cast<size_t>(bits) / 32;
   std::mt19937 random(5);
   std::uniform_real_distribution<float> uniform(-1, 1);
-  std::vector<uint32_t> words(kRows * columns / per_word);
+  std::vector<uint32_t> words(kRows * row_words);
   for (uint32_t& word : words) word = static_cast<uint32_t>(random());
   std::array<std::vector<float>, 2> parts;
   std::array<std::string, 2> encoded;
@@ -277,12 +277,12 @@ TEST_P(MlxMatrices, MatchTheDefinition) {
     }
   }
   const std::string packed(reinterpret_cast<const char*>(words.data()), words.size() * 4);
-  const auto matrix = make_mlx_matrix(tensor_of("m.weight", DType::u32, {kRows, columns / per_word}, packed),
+  const auto matrix = make_mlx_matrix(tensor_of("m.weight", DType::u32, {kRows, row_words}, packed),
                                       tensor_of("m.scales", dtype, {kRows, 2}, encoded[0]),
                                       tensor_of("m.biases", dtype, {kRows, 2}, encoded[1]),
                                       {.group_size = group, .bits = bits});
   EXPECT_EQ(matrix->columns(), columns);
-  EXPECT_EQ(matrix->affine(), (AffineFormat{bits, group, std::nullopt}));
+  EXPECT_EQ(matrix->affine(), (AffineFormat{std::max(bits, 4), group, std::nullopt}));
   EXPECT_EQ(matrix->file_bytes(), packed.size() + encoded[0].size() + encoded[1].size());
   std::vector<uint8_t> codes(columns);
   std::vector<float> scales(2);
@@ -292,8 +292,11 @@ TEST_P(MlxMatrices, MatchTheDefinition) {
     matrix->read_codes(row, codes, scales, biases);
     matrix->read_values(row, values);
     for (size_t i = 0; i < columns; ++i) {
-      const uint32_t word = words[row * columns / per_word + i / per_word];
-      const uint32_t code = (word >> (static_cast<uint32_t>(bits) * (i % per_word))) & ((1u << bits) - 1);
+      uint32_t code = 0;
+      for (size_t b = 0; b < static_cast<size_t>(bits); ++b) {
+        const size_t bit = i * static_cast<size_t>(bits) + b;
+        code |= (words[row * row_words + bit / 32] >> (bit % 32) & 1u) << b;
+      }
       const size_t g = i / static_cast<size_t>(group);
       ASSERT_EQ(codes[i], code);
       ASSERT_EQ(scales[g], parts[0][row * 2 + g]);
@@ -306,7 +309,49 @@ TEST_P(MlxMatrices, MatchTheDefinition) {
 INSTANTIATE_TEST_SUITE_P(Formats, MlxMatrices,
                          ::testing::Values(MlxCase{4, 32, DType::f16}, MlxCase{4, 64, DType::bf16},
                                            MlxCase{4, 128, DType::f32}, MlxCase{8, 32, DType::bf16},
-                                           MlxCase{8, 64, DType::f32}, MlxCase{8, 128, DType::f16}));
+                                           MlxCase{8, 64, DType::f32}, MlxCase{8, 128, DType::f16},
+                                           MlxCase{2, 64, DType::f16}, MlxCase{3, 32, DType::bf16},
+                                           MlxCase{3, 128, DType::f16}, MlxCase{5, 64, DType::bf16},
+                                           MlxCase{6, 32, DType::f16}, MlxCase{6, 128, DType::bf16}));
+
+// What mlx 0.32.4 makes of one group: mx.quantize of the codes themselves, which lie on its grid.
+TEST(MlxMatrix, ReadsWhatMlxWrote) {
+  struct Recorded {
+    uint32_t bits;
+    std::vector<uint32_t> words;
+    float scale, bias;
+  };
+  const Recorded recorded[] = {
+      {2, {0x4e4e4e43u, 0x4e4e4e4eu}, -1.0f, 3.0f},
+      {3, {0x3aa1e307u, 0xe33aa1e3u, 0xa1e33aa1u}, -1.0f, 7.0f},
+      {4, {0xd83e940fu, 0x50b61c72u, 0xd83e94fau, 0x50b61c72u}, -1.0f, 15.0f},
+      {5, {0x06ec901fu, 0x60b2e26eu, 0xd3eaa817u, 0xf2ea27e4u, 0x2c3668f0u}, -1.0f, 31.0f},
+      {6, {0xce66403fu, 0xc5e2b780u, 0x560af604u, 0xdea74fcau, 0xc9f2f484u, 0x970ec645u}, -1.0f, 63.0f},
+      {8,
+       {0xd9e400ffu, 0xadb8c3ceu, 0x818c97a2u, 0x55606b76u, 0x29343f4au, 0xfd08131eu, 0xd1dce7f2u,
+        0xa5b0bbc6u},
+       -1.0f,
+       255.0f},
+  };
+  for (const auto& [bits, words, scale, bias] : recorded) {
+    SCOPED_TRACE(bits);
+    const std::string packed(reinterpret_cast<const char*>(words.data()), words.size() * 4);
+    std::string scales, biases;
+    append(scales, scale);
+    append(biases, bias);
+    const auto matrix = make_mlx_matrix(tensor_of("m.weight", DType::u32, {1, words.size()}, packed),
+                                        tensor_of("m.scales", DType::f32, {1, 1}, scales),
+                                        tensor_of("m.biases", DType::f32, {1, 1}, biases),
+                                        {.group_size = 32, .bits = static_cast<int>(bits)});
+    std::vector<float> values(32);
+    matrix->read_values(0, values);
+    const uint32_t levels = 1u << bits;
+    for (uint32_t i = 0; i < 32; ++i) {
+      const uint32_t code = i == 0 ? 0 : i == 1 ? levels - 1 : (i * 11 + 5) % levels;
+      EXPECT_EQ(values[i], static_cast<float>(code)) << i;
+    }
+  }
+}
 
 TEST(MlxMatrix, RefusesTriplesThatDisagree) {
   const std::string bytes(4096, '\0');
@@ -328,7 +373,9 @@ TEST(MlxMatrix, RefusesTriplesThatDisagree) {
   refused(ErrorKind::mismatch, {"tensor s", "i16"}, weight, whole, groups, four);
   refused(ErrorKind::mismatch, {"tensor w", "f32"}, floats, groups, groups, four);
   refused(ErrorKind::mismatch, {"32 columns"}, weight, groups, groups, {.group_size = 64, .bits = 8});
-  refused(ErrorKind::unsupported, {"3 bits"}, weight, groups, groups, {.group_size = 64, .bits = 3});
+  refused(ErrorKind::mismatch, {"5 bits in 8 words"}, weight, groups, groups, {.group_size = 32, .bits = 5});
+  refused(ErrorKind::unsupported, {"7 bits", "2 to 6 or 8"}, weight, groups, groups,
+          {.group_size = 32, .bits = 7});
   refused(ErrorKind::unsupported, {"groups of 16"}, weight, groups, groups, {.group_size = 16, .bits = 4});
   refused(ErrorKind::unsupported, {"0 bits"}, weight, groups, groups, {.group_size = 0, .bits = 0});
 }

@@ -10,7 +10,10 @@ const AffineFormat kFormats[] = {
     {4, 128, std::nullopt},
     {5, 32, 16},
     {5, 32, std::nullopt},
+    {5, 64, std::nullopt},
     {6, 16, 32},
+    {6, 32, std::nullopt},
+    {6, 128, std::nullopt},
     {4, 16, 4},
     {8, 32, 128},
     {8, 32, 128, true},
@@ -54,7 +57,9 @@ std::vector<double> rounded_activations(std::vector<float> x, size_t shared, siz
 // How many columns of activations share a scale for this weight: on AVX-512 64 where the weight's do,
 // else 32.
 size_t rounded_columns(std::string_view family, const MemoryMatrix& w) {
-  return family.starts_with("avx512") && w.affine()->group % 64 == 0 ? 64 : 32;
+  const AffineFormat format = w.affine().value();
+  const bool has_wide_kind = format.bits == 4 || format.bits == 8;
+  return family.starts_with("avx512") && has_wide_kind && format.group % 64 == 0 ? 64 : 32;
 }
 
 // What an int8-activation product gives: activations rounded by groups of `shared` columns, everything else

@@ -402,8 +402,11 @@ constexpr size_t tile_tokens(size_t, int runs) { return runs == 2 ? 2 : 3; }
 inline constexpr bool kWideUnits = false;
 #endif
 
-// Whether 64 columns share a scale and a bias, so that activations are rounded by 64 for this weight.
-inline bool has_wide_units(const PackedAffine& w) { return kWideUnits && w.format.group % 64 == 0; }
+// Whether 64 columns share a scale and a bias, so that activations are rounded by 64 for this weight. Codes
+// of 5 and 6 bits have no such kind.
+inline bool has_wide_units(const PackedAffine& w) {
+  return kWideUnits && w.format.group % 64 == 0 && (w.format.bits == 4 || w.format.bits == 8);
+}
 
 template <class Kind, size_t kPanels>
 inline void prefill_panels(const AffineOutput& out, const PackedAffine& w, size_t first_panel,
@@ -489,7 +492,7 @@ inline void affine_matmul(const RowOutput& to, const PackedAffine& w, size_t fir
     case 5:
       return zero ? run(AffineKind<5, 32, true>()) : run(AffineKind<5, 32, false>());
     case 6:
-      return run(AffineKind<6, 16, true>());  // the only 6-bit form
+      return zero ? run(AffineKind<6, 16, true>()) : run(AffineKind<6, 32, false>());
     default:
       if (w.format.nonlinear) return run(AffineKind<8, 32, true, true>());
       if (zero) return run(AffineKind<8, 32, true>());

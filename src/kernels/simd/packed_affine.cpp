@@ -191,7 +191,7 @@ bool can_pack_affine(const MatrixSource& source) {
   if (!format || source.columns() % kGroup != 0) return false;
   if (format->nonlinear && (format->bits != 8 || format->group != 32 || !format->zero_point)) return false;
   const bool by_sixteen = format->group == 16 && format->zero_point;
-  if (format->bits == 6) return by_sixteen;
+  if (format->bits == 6 && format->zero_point) return by_sixteen;
   if (format->bits == 4 && by_sixteen) return true;
   return format->group >= static_cast<int>(kGroup) && format->group % static_cast<int>(kGroup) == 0;
 }
