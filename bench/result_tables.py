@@ -31,11 +31,21 @@ def by_mode(rows, cell):
     return table(["mode", *(f"K = {budget:,}" for budget in budgets)], lines)
 
 
+def refined(result):
+    """Which layers chose by attention itself, where the file says so."""
+    layers = result.get("refine_layers")
+    if not layers:
+        return ""
+    if len(layers) > 2 and layers[-1] - layers[0] + 1 == len(layers):
+        return f" in layers {layers[0]} to {layers[-1]}"
+    return f" in layers {', '.join(map(str, layers))}"
+
+
 def perplexity(result):
     texts = f"{result['windows']} window{'s' if result['windows'] > 1 else ''} of {result['window']:,} tokens"
     indexer = "the indexer that ships" if result.get("indexer") else "no indexer"
     if result.get("refine_prompt"):
-        indexer += f" with --refine-prompt {result['refine_prompt']}"
+        indexer += f" with --refine-prompt {result['refine_prompt']}{refined(result)}"
     title = f"{model_name(result)}, {texts}, {result['tokens']:,} predictions, {indexer}; dense {result['perplexity_dense']:.3f}"
     low_high = lambda row: " to ".join(f"{bound:+.2f}" for bound in row["delta_ci95_percent"])
     return title, by_mode(result["rows"], lambda row: f"{row['delta_percent']:+.2f}% ({low_high(row)})")
@@ -55,6 +65,8 @@ def needle(result):
     if result["protocol"] == "after":
         protocol = "the question after the text was read"
     title = f"{model_name(result)}, {context:,} tokens, form {result['form']}, {protocol}"
+    if result.get("refine"):
+        title += f", refined among {result['refine']:,}{refined(result)}"
     return title, by_mode(result["rows"], cell)
 
 
