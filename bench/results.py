@@ -99,8 +99,7 @@ def parts():
     yield from ppl(LARGE, 30000, 1, "1024,2048", "recent,random")
     yield ppl_part(LARGE, 30000, 1, "1024,2048", "-oracle", "--indexer", "none", "--baselines", "oracle")  # as long as all others
     for window, windows, budgets in ((8192, 2, "256,512,1024"), (30000, 1, "512,1024")):
-        yield ppl_part(LARGE, window, windows, budgets, "-refine-prompt", "--indexer", "auto", "--refine-prompt", "2048",
-                       "--refine-layers", "0-23")
+        yield ppl_part(LARGE, window, windows, budgets, "-refine-prompt", "--indexer", "auto", "--refine-prompt", "2048")
     yield latency(SMALL, "512,2048,4096,8000", 512)
     yield latency(LARGE, "512,4096,16000", 1024)
     # The large model finds all of them at 128 and 256 positions, so more tell nothing of it.

@@ -11,6 +11,7 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "eval/attention_mode.h"
+#include "eval/needle_task.h"
 
 namespace keysieve::cli {
 
@@ -38,6 +39,9 @@ CLI::Option* add_resume(CLI::App& app, std::string& file);
 
 // "dense,sparse" as modes. Throws Error{usage}.
 std::vector<AttentionMode> parse_modes(const std::vector<std::string>& names);
+
+// "code", "words", ... Throws Error{usage} naming --form.
+NeedleForm parse_needle_form(const std::string& text);
 
 // Options of several values separated by commas.
 CLI::Option* add_list(CLI::App& app, const std::string& name, std::vector<std::string>& values,

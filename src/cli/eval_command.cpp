@@ -147,6 +147,13 @@ std::vector<AttentionMode> parse_modes(const std::vector<std::string>& names) {
   return modes;
 }
 
+NeedleForm parse_needle_form(const std::string& text) {
+  for (const NeedleForm form : kNeedleForms) {
+    if (to_string(form) == text) return form;
+  }
+  throw Error(ErrorKind::usage, "--form", '"' + text + '"', "code, words, pairs, two or keys");
+}
+
 CLI::Option* add_list(CLI::App& app, const std::string& name, std::vector<std::string>& values,
                       const std::string& help) {
   return app.add_option(name, values, help)->delimiter(',')->type_name("A,B,...");

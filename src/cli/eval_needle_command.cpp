@@ -22,13 +22,6 @@ A trial passes where the greedy answer (16 tokens; 32 for two) names every code.
 Also told, with the answer begun as the text has it: `strict`, all the codes' tokens are the greedy choice, and
 their mean negative log likelihood.)";
 
-NeedleForm parse_form(const std::string& text) {
-  for (const NeedleForm form : kNeedleForms) {
-    if (to_string(form) == text) return form;
-  }
-  throw Error(ErrorKind::usage, "--form", '"' + text + '"', "code, words, pairs, two or keys");
-}
-
 class EvalNeedleCommand final : public Command {
  public:
   void add_options(CLI::App& app) override {
@@ -63,7 +56,7 @@ class EvalNeedleCommand final : public Command {
     options.trials = trials_;
     options.modes = parse_modes(modes_);
     options.seed = seed_;
-    options.form = parse_form(form_);
+    options.form = parse_needle_form(form_);
     if (protocol_ == "after") options.protocol = NeedleProtocol::after;
     for (const std::string& file : haystacks_) options.haystacks.push_back(read_text_file(file));
     if (haystacks_.empty()) options.haystacks.push_back(default_haystack());

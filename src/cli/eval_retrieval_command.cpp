@@ -46,6 +46,9 @@ class EvalRetrievalCommand final : public Command {
                    "refine these, like 3,5-7; again for another row; without it, each layer alone")
         ->type_name("LIST")
         ->allow_extra_args(false);
+    app.add_option("--form", form_, "what is hidden and asked: code, words, pairs, two or keys")
+        ->type_name("F")
+        ->capture_default_str();
     add_count(app, "--seed", seed_, "of the codes and the places in the text")->default_str("1");
     arguments_.add(app);
   }
@@ -54,6 +57,7 @@ class EvalRetrievalCommand final : public Command {
     if (length_.empty()) length_ = haystacks_.empty() ? "2048" : "4096";
     options_.context = parse_counts({length_}, "--length").front();
     options_.seed = seed_;
+    options_.form = parse_needle_form(form_);
     for (const std::string& file : haystacks_) options_.haystacks.push_back(read_text_file(file));
     if (haystacks_.empty()) options_.haystacks.push_back(default_haystack());
     for (const std::string& list : layers_) options_.sets.push_back(parse_layers(list, "--layers"));
@@ -91,6 +95,7 @@ class EvalRetrievalCommand final : public Command {
     document.update({{"rows", list},
                      {"context", options_.context},
                      {"budget", setting.policy().budget},
+                     {"form", form_},
                      {"seed", seed_}});
     return document;
   }
@@ -109,6 +114,7 @@ class EvalRetrievalCommand final : public Command {
   std::string length_;
   std::vector<std::string> haystacks_;
   std::vector<std::string> layers_;
+  std::string form_ = "code";
   size_t seed_ = 1;
   RetrievalLayersOptions options_;
   EvalArguments arguments_;

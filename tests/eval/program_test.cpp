@@ -136,6 +136,10 @@ TEST_F(Program, RetrievalAsksWithEachLayerRefined) {
   EXPECT_EQ(both.at(3).at("code_nll"), rows.at(2).at("code_nll"));
   EXPECT_EQ(both.at(4).at("code_nll"), rows.at(4).at("code_nll"));
   EXPECT_EQ(run(command).status, 2);  // this indexer asks for no refining
+  const Json words = json(command + "--refine 96 --form words");
+  EXPECT_EQ(words.at("form"), "words");
+  EXPECT_NE(words.at("rows").at(2).at("code_nll"), rows.at(2).at("code_nll"));
+  EXPECT_EQ(run(command + "--refine 96 --form riddles").status, 2);
   EXPECT_EQ(run(command + "--refine 96 --layers 7").status, 2);
 }
 
