@@ -230,14 +230,33 @@ class MlxMatrix final : public FileMatrix {
   }
 
  private:
-  // A row is one run of bits: a little-endian word holds its first code in its lowest bits, and codes of 3, 5
-  // and 6 bits go on in the next word. Eight codes fill `file_bits_` bytes.
   void unpack(uint8_t* codes, std::span<const std::byte> packed) const {
-    const auto mask = static_cast<uint8_t>((1u << file_bits_) - 1);
-    for (size_t at = 0; at < packed.size(); at += file_bits_) {
+    switch (file_bits_) {
+      case 2:
+        return unpack_run<2>(codes, packed);
+      case 3:
+        return unpack_run<3>(codes, packed);
+      case 4:
+        return unpack_run<4>(codes, packed);
+      case 5:
+        return unpack_run<5>(codes, packed);
+      case 6:
+        return unpack_run<6>(codes, packed);
+      default:
+        return unpack_run<8>(codes, packed);
+    }
+  }
+
+  // A row is one run of bits: a little-endian word holds its first code in its lowest bits, and codes of 3, 5
+  // and 6 bits go on in the next word. Eight codes fill kBits bytes. Billions of codes are read while a model
+  // loads, so the width is fixed at compile time.
+  template <size_t kBits>
+  static void unpack_run(uint8_t* codes, std::span<const std::byte> packed) {
+    constexpr uint8_t kMask = (1u << kBits) - 1;
+    for (size_t at = 0; at < packed.size(); at += kBits) {
       uint64_t eight = 0;
-      std::memcpy(&eight, packed.data() + at, file_bits_);
-      for (size_t i = 0; i < 8; ++i) *codes++ = static_cast<uint8_t>(eight >> (i * file_bits_)) & mask;
+      std::memcpy(&eight, packed.data() + at, kBits);
+      for (size_t i = 0; i < 8; ++i) *codes++ = static_cast<uint8_t>(eight >> (i * kBits)) & kMask;
     }
   }
 
