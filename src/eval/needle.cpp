@@ -73,11 +73,8 @@ class NeedleRun {
   void run_context(size_t context, NeedleResult& result) {
     std::vector<NeedlePrompt> prompts;
     for (size_t i = 0; i < options_.trials; ++i) {
-      const size_t text = i / needle_questions(options_.form);
-      const std::string& haystack = options_.haystacks[text % options_.haystacks.size()];
-      const NeedleSpec spec = needle_spec(context - answer_tokens_, i, options_.trials, haystack.size(),
-                                          options_.seed, options_.form);
-      prompts.push_back(make_needle_prompt(codec_, haystack, spec));
+      prompts.push_back(trial_prompt(codec_, options_.haystacks, context, i, options_.trials, options_.seed,
+                                     options_.form));
     }
     std::vector<bool> dense_passed;  // [trials]; empty without dense
     const size_t first_row = result.rows.size();

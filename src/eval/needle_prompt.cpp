@@ -180,6 +180,13 @@ NeedleSpec needle_spec(size_t tokens, size_t trial, size_t trials, size_t haysta
   return spec;
 }
 
+NeedlePrompt trial_prompt(const TextCodec& codec, std::span<const std::string> haystacks, size_t context,
+                          size_t trial, size_t trials, uint64_t seed, NeedleForm form) {
+  const std::string& haystack = haystacks[trial / needle_questions(form) % haystacks.size()];
+  const size_t tokens = context - needle_answer_tokens(form);
+  return make_needle_prompt(codec, haystack, needle_spec(tokens, trial, trials, haystack.size(), seed, form));
+}
+
 bool names_code(std::string_view answer, std::string_view code) {
   for (size_t at = answer.find(code); at != std::string_view::npos; at = answer.find(code, at + 1)) {
     const size_t end = at + code.size();

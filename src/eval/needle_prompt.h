@@ -42,6 +42,12 @@ NeedlePrompt make_needle_prompt(const TextCodec& codec, std::string_view haystac
 NeedleSpec needle_spec(size_t tokens, size_t trial, size_t trials, size_t haystack_bytes, uint64_t seed,
                        NeedleForm form = NeedleForm::code);
 
+// The prompt of trial `trial` of `trials` for a context of `context` tokens, prompt and answer together,
+// which is more than needle_answer_tokens(form). Texts take turns, questions that share one stay with it.
+// Throws as make_needle_prompt.
+NeedlePrompt trial_prompt(const TextCodec& codec, std::span<const std::string> haystacks, size_t context,
+                          size_t trial, size_t trials, uint64_t seed, NeedleForm form);
+
 // Whether an answer names the code: its digits, not inside a longer number.
 bool names_code(std::string_view answer, std::string_view code);
 bool names_codes(std::string_view answer, std::span<const std::string> codes);  // all of them

@@ -69,14 +69,6 @@ SelectionPolicy policy_of(const RetrievalRow& row, SelectionPolicy policy, size_
   return policy;
 }
 
-NeedlePrompt prompt_of(const EvalSetting& setting, const RetrievalLayersOptions& options, size_t trial) {
-  const std::string& haystack =
-      options.haystacks[trial / needle_questions(options.form) % options.haystacks.size()];
-  return make_needle_prompt(setting.language_model().text(), haystack,
-                            needle_spec(options.context - needle_answer_tokens(options.form), trial,
-                                        options.trials, haystack.size(), options.seed, options.form));
-}
-
 // Where rows begin to differ: before what a prompt's end refines, and where no block of neighbours is cut.
 size_t shared_tokens(const NeedlePrompt& prompt) {
   const size_t before_end = prompt.tokens.size() - std::min(prompt.tokens.size(), kPromptEnd);
@@ -116,7 +108,9 @@ std::optional<std::vector<RetrievalRow>> run_retrieval_layers(const EvalSetting&
   const auto cancelled = [&] { return is_cancelled(options.cancel); };
   size_t done = 0;
   for (size_t trial = 0; trial < options.trials; ++trial) {
-    const NeedlePrompt prompt = prompt_of(setting, options, trial);
+    const NeedlePrompt prompt =
+        trial_prompt(setting.language_model().text(), options.haystacks, options.context, trial,
+                     options.trials, options.seed, options.form);
     state.clear();
     const auto text = std::span(prompt.tokens).first(shared_tokens(prompt));
     ForwardOptions reading;
