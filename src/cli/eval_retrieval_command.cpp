@@ -1,8 +1,8 @@
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "cli/eval_arguments.h"
 #include "cli/interrupt.h"
+#include "core/checksum.h"
 #include "core/file_io.h"
 #include "eval/retrieval_layers.h"
 
@@ -15,21 +15,9 @@ constexpr const char* kEvalRetrievalExamples = R"(Examples:
 Needles as `eval needle` hides them. Each text is read once; the question and the answer then run dense, by the
 indexer alone, with every layer refined, and with each layer alone (or each --layers list). Where a list does as
 well as all layers, `--refine-layers`, or refine_layers in run_config.json, saves the rest. Choose on texts that
-nothing is judged by. JSON: `rows[{kind, layers, passed, trials, code_nll, each}]`.)";
-
-std::string_view name_of(RetrievalRow::Kind kind) {
-  switch (kind) {
-    case RetrievalRow::Kind::dense:
-      return "dense";
-    case RetrievalRow::Kind::none:
-      return "none";
-    case RetrievalRow::Kind::all:
-      return "all";
-    case RetrievalRow::Kind::layers:
-      break;
-  }
-  return "layers";
-}
+nothing is judged by. `over none`: the mean of what a row's NLL is above that without refining, prompt by prompt,
+and its standard error. `KL`: of dense's next tokens from the row's, along the task's own answer. JSON:
+`rows[{kind, layers, passed, trials, code_nll, over_none, over_none_error, kl, each, each_kl, each_passed}]`.)";
 
 class EvalRetrievalCommand final : public Command {
  public:
@@ -50,6 +38,7 @@ class EvalRetrievalCommand final : public Command {
         ->type_name("F")
         ->capture_default_str();
     add_count(app, "--seed", seed_, "of the codes and the places in the text")->default_str("1");
+    add_resume(app, resume_);
     arguments_.add(app);
   }
 
@@ -63,6 +52,10 @@ class EvalRetrievalCommand final : public Command {
     for (const std::string& list : layers_) options_.sets.push_back(parse_layers(list, "--layers"));
     const LanguageModel model = arguments_.model.load();
     const EvalSetting setting(model, arguments_.session_options(model));
+    PartialResults partial(resume_, question(setting));
+    if (partial.size() > 0)
+      print_note(fmt::format("eval retrieval: {} questions are done already", partial.size()));
+    options_.partial = &partial;
     const InterruptGuard interrupt;
     options_.cancel = InterruptGuard::flag();
     Progress progress("questions");
@@ -81,15 +74,36 @@ class EvalRetrievalCommand final : public Command {
   }
 
  private:
+  // What an answer depends on, but for the row it belongs to.
+  Json question(const EvalSetting& setting) const {
+    Json question = identity("retrieval", setting.language_model(), setting);
+    question.update({{"setting", setting.describe()},
+                     {"budget", setting.policy().budget},
+                     {"budgets", setting.policy().budgets},
+                     {"context", options_.context},
+                     {"trials", options_.trials},
+                     {"form", form_},
+                     {"seed", seed_}});
+    Checksum text;
+    for (const std::string& haystack : options_.haystacks) text.add(std::as_bytes(std::span(haystack)));
+    question["haystacks"] = fmt::format("{:016x}", text.value());
+    return question;
+  }
+
   Json to_json(const std::vector<RetrievalRow>& rows, const EvalSetting& setting) const {
     Json list = Json::array();
     for (const RetrievalRow& row : rows) {
-      list.push_back({{"kind", name_of(row.kind)},
+      list.push_back({{"kind", to_string(row.kind)},
                       {"layers", row.layers},
                       {"passed", row.passed},
                       {"trials", row.each.size()},
                       {"code_nll", row.code_nll},
-                      {"each", row.each}});
+                      {"over_none", row.over_none},
+                      {"over_none_error", row.over_none_error},
+                      {"kl", row.kl},
+                      {"each", row.each},
+                      {"each_kl", row.each_kl},
+                      {"each_passed", row.each_passed}});
     }
     Json document = identity("retrieval", setting.language_model(), setting);
     document.update({{"rows", list},
@@ -101,13 +115,14 @@ class EvalRetrievalCommand final : public Command {
   }
 
   static void show(const std::vector<RetrievalRow>& rows) {
-    print(fmt::format("{:<24} {:>9} {:>9}\n", "refined", "passed", "code NLL"));
+    print(
+        fmt::format("{:<24} {:>9} {:>9} {:>18} {:>8}\n", "refined", "passed", "code NLL", "over none", "KL"));
     for (const RetrievalRow& row : rows) {
-      const std::string layers = row.kind == RetrievalRow::Kind::layers
-                                     ? fmt::format("{}", fmt::join(row.layers, ","))
-                                     : std::string(name_of(row.kind));
-      print(fmt::format("{:<24} {:>9} {:>9.4f}\n", layers, fmt::format("{}/{}", row.passed, row.each.size()),
-                        row.code_nll));
+      const std::string over = row.kind == RetrievalRow::Kind::none
+                                   ? "-"
+                                   : fmt::format("{:+.4f} +- {:.4f}", row.over_none, row.over_none_error);
+      print(fmt::format("{:<24} {:>9} {:>9.4f} {:>18} {:>8.4f}\n", name_of(row),
+                        fmt::format("{}/{}", row.passed, row.each.size()), row.code_nll, over, row.kl));
     }
   }
 
@@ -116,6 +131,7 @@ class EvalRetrievalCommand final : public Command {
   std::vector<std::string> layers_;
   std::string form_ = "code";
   size_t seed_ = 1;
+  std::string resume_;
   RetrievalLayersOptions options_;
   EvalArguments arguments_;
 };

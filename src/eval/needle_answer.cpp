@@ -23,7 +23,9 @@ std::string greedy_answer(SequenceState& state, const TextCodec& codec, size_t m
   return codec.decode(ids, true);
 }
 
-std::optional<CodeLikelihood> code_likelihood(SequenceState& state, const NeedlePrompt& prompt) {
+std::optional<CodeLikelihood> code_likelihood(
+    SequenceState& state, const NeedlePrompt& prompt,
+    const std::function<void(size_t predicted, std::span<const float> logits)>& on_logits) {
   const size_t first = prompt.tokens.size();
   if (!state.truncate(first)) return std::nullopt;
   if (state.context() - first < prompt.answer.size()) return std::nullopt;
@@ -35,8 +37,10 @@ std::optional<CodeLikelihood> code_likelihood(SequenceState& state, const Needle
     const size_t vocabulary = values.size() / rows;
     for (size_t r = 0; r < rows; ++r) {
       const size_t predicted = position + r + 1 - first;  // index in `answer` of the token this row predicts
-      if (predicted >= prompt.answer.size() || !prompt.is_code[predicted]) continue;
+      if (predicted >= prompt.answer.size()) continue;
       const std::span<const float> row = values.subspan(r * vocabulary, vocabulary);
+      if (on_logits) on_logits(predicted, row);
+      if (!prompt.is_code[predicted]) continue;
       sum += negative_log_likelihood(row, prompt.answer[predicted]);
       greedy = greedy && greedy_choice(row) == prompt.answer[predicted];
     }

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "eval/needle_prompt.h"
@@ -19,7 +21,10 @@ struct CodeLikelihood {
   bool greedy = false;  // each of them is the greedy choice there
 };
 // Goes back to the prompt's end first. nullopt: a cache that forgets cannot, or the context has no room for
-// the answer.
-std::optional<CodeLikelihood> code_likelihood(SequenceState& state, const NeedlePrompt& prompt);
+// the answer. `on_logits`: called with the logits [vocabulary] that predict token `predicted` of the answer,
+// for each but the first, which the prompt's end predicts.
+std::optional<CodeLikelihood> code_likelihood(
+    SequenceState& state, const NeedlePrompt& prompt,
+    const std::function<void(size_t predicted, std::span<const float> logits)>& on_logits = {});
 
 }  // namespace keysieve

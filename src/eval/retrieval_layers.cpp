@@ -1,14 +1,18 @@
 #include "eval/retrieval_layers.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <span>
 #include <utility>
 
 #include "core/cancel.h"
 #include "eval/needle_answer.h"
 #include "eval/needle_prompt.h"
+#include "eval/scoring.h"
+#include "eval/statistics.h"
 #include "indexer/scoring_selector.h"
 #include "keysieve/error.h"
 #include "model/forward.h"
@@ -76,28 +80,117 @@ size_t shared_tokens(const NeedlePrompt& prompt) {
          SessionOptions::kMostQueryBlock;
 }
 
-// Reads the prompt's end as the row has it and asks.
-void ask(SequenceState& state, const EvalSetting& setting, const NeedlePrompt& prompt,
-         const RetrievalLayersOptions& options, RetrievalRow& row) {
+// One prompt, asked as each row has it.
+struct Asked {
+  const NeedlePrompt& prompt;
+  std::vector<std::vector<float>> dense;  // [answer tokens][vocabulary] logits
+};
+
+// Reads the prompt's end as the row has it, asks, and adds what came of it to the row. The dense row goes
+// first.
+void ask(SequenceState& state, const EvalSetting& setting, const RetrievalLayersOptions& options,
+         Asked& asked, RetrievalRow& row) {
+  const NeedlePrompt& prompt = asked.prompt;
   const size_t shared = shared_tokens(prompt);
   state.truncate(shared);
   auto& selector = dynamic_cast<ScoringSelector&>(*state.selector());
   selector.replace_policy(policy_of(row, setting.policy(), state.context()));
   prefill(state, std::span(prompt.tokens).subspan(shared));
+  double kl = 0;
+  const auto compare = [&](size_t token, std::span<const float> logits) {
+    if (row.kind == Kind::dense) {
+      asked.dense.at(token).assign(logits.begin(), logits.end());
+    } else {
+      kl += kl_divergence(asked.dense.at(token), logits) / static_cast<double>(prompt.answer.size());
+    }
+  };
+  if (row.kind == Kind::dense) asked.dense.resize(prompt.answer.size());
+  compare(0, state.last_logits());
   const std::string answer =
       greedy_answer(state, setting.language_model().text(), needle_answer_tokens(options.form));
-  row.passed += names_codes(answer, prompt.codes) ? 1 : 0;
-  const std::optional<CodeLikelihood> likelihood = code_likelihood(state, prompt);
+  const std::optional<CodeLikelihood> likelihood = code_likelihood(state, prompt, compare);
   if (!likelihood) {
     throw Error(ErrorKind::mismatch, "needle context",
                 fmt::format("no room for an answer of {} tokens", prompt.answer.size()),
                 fmt::format("room in the context of {}", state.context()), "lower --length");
   }
+  row.each_passed.push_back(names_codes(answer, prompt.codes));
   row.each.push_back(likelihood->nll);
+  row.each_kl.push_back(kl);
   selector.replace_policy(setting.policy());
 }
 
+std::string key_of(const RetrievalRow& row, size_t trial) {
+  return fmt::format("trial {} {}", trial, name_of(row));
+}
+
+// Whether the partial results had this row's trial, which is added to it then.
+bool take_known(const PartialResults* partial, size_t trial, RetrievalRow& row) {
+  const std::string key = key_of(row, trial);
+  const Json* const known = partial == nullptr ? nullptr : partial->find(key);
+  if (known == nullptr) return false;
+  row.each_passed.push_back(json_require<bool>(*known, "passed", key));
+  row.each.push_back(json_require<double>(*known, "code_nll", key));
+  row.each_kl.push_back(json_require<double>(*known, "kl", key));
+  return true;
+}
+
+// Reads a prompt as far as all rows read it alike. False: cancelled.
+bool read_shared(SequenceState& state, const NeedlePrompt& prompt, const RetrievalLayersOptions& options) {
+  state.clear();
+  const auto text = std::span(prompt.tokens).first(shared_tokens(prompt));
+  ForwardOptions reading;
+  reading.logits = Logits::none;
+  reading.to_come = prompt.tokens.size() - text.size();
+  if (text.empty()) return true;
+  return prefill(state, text, reading, [&](size_t) { return !is_cancelled(options.cancel); }) == text.size();
+}
+
+void put(PartialResults* partial, size_t trial, const RetrievalRow& row) {
+  if (partial == nullptr) return;
+  partial->put(
+      key_of(row, trial),
+      {{"passed", bool{row.each_passed.back()}}, {"code_nll", row.each.back()}, {"kl", row.each_kl.back()}});
+}
+
+void finish(std::vector<RetrievalRow>& rows) {
+  const auto none =
+      std::find_if(rows.begin(), rows.end(), [](const auto& r) { return r.kind == Kind::none; });
+  for (RetrievalRow& row : rows) {
+    const auto count = static_cast<double>(row.each.size());
+    row.passed = static_cast<size_t>(std::count(row.each_passed.begin(), row.each_passed.end(), true));
+    row.code_nll = mean(row.each);
+    row.kl = mean(row.each_kl);
+    row.over_none = row.code_nll - mean(none->each);
+    double squares = 0;
+    for (size_t i = 0; i < row.each.size(); ++i) {
+      const double apart = row.each[i] - none->each[i] - row.over_none;
+      squares += apart * apart;
+    }
+    if (count > 1) row.over_none_error = std::sqrt(squares / (count - 1) / count);
+  }
+}
+
 }  // namespace
+
+std::string_view to_string(RetrievalRow::Kind kind) {
+  switch (kind) {
+    case Kind::dense:
+      return "dense";
+    case Kind::none:
+      return "none";
+    case Kind::all:
+      return "all";
+    case Kind::layers:
+      break;
+  }
+  return "layers";
+}
+
+std::string name_of(const RetrievalRow& row) {
+  if (row.kind != Kind::layers) return std::string(to_string(row.kind));
+  return fmt::format("{}", fmt::join(row.layers, ","));
+}
 
 std::optional<std::vector<RetrievalRow>> run_retrieval_layers(const EvalSetting& setting,
                                                               const RetrievalLayersOptions& options) {
@@ -105,27 +198,27 @@ std::optional<std::vector<RetrievalRow>> run_retrieval_layers(const EvalSetting&
   const size_t limit = setting.model()->config().context;
   SequenceState state = setting.sequence(AttentionMode::sparse, std::min(options.context + 64, limit));
   std::vector<RetrievalRow> rows = rows_of(options, setting.model()->config().layers);
-  const auto cancelled = [&] { return is_cancelled(options.cancel); };
   size_t done = 0;
   for (size_t trial = 0; trial < options.trials; ++trial) {
     const NeedlePrompt prompt =
         trial_prompt(setting.language_model().text(), options.haystacks, options.context, trial,
                      options.trials, options.seed, options.form);
-    state.clear();
-    const auto text = std::span(prompt.tokens).first(shared_tokens(prompt));
-    ForwardOptions reading;
-    reading.logits = Logits::none;
-    reading.to_come = prompt.tokens.size() - text.size();
-    if (!text.empty()) prefill(state, text, reading, [&](size_t) { return !cancelled(); });
+    Asked asked{prompt, {}};
     for (RetrievalRow& row : rows) {
-      if (cancelled()) return std::nullopt;
-      ask(state, setting, prompt, options, row);
+      if (is_cancelled(options.cancel)) return std::nullopt;
+      if (!take_known(options.partial, trial, row)) {
+        if (asked.dense.empty()) {
+          if (!read_shared(state, prompt, options)) return std::nullopt;
+          RetrievalRow dense{.kind = Kind::dense};  // known or not, no file has its logits
+          if (row.kind != Kind::dense) ask(state, setting, options, asked, dense);
+        }
+        ask(state, setting, options, asked, row);
+        put(options.partial, trial, row);
+      }
       if (options.on_progress) options.on_progress(++done, options.trials * rows.size());
     }
   }
-  for (RetrievalRow& row : rows) {
-    for (const double nll : row.each) row.code_nll += nll / static_cast<double>(row.each.size());
-  }
+  finish(rows);
   return rows;
 }
 

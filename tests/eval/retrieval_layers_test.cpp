@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <atomic>
+#include <cmath>
 
 #include "eval/needle.h"
 #include "fixture.h"
@@ -49,6 +50,13 @@ TEST_F(RetrievalLayers, ARowForEachLayerBesideDenseNoneAndAll) {
   for (const RetrievalRow& row : *rows) {
     ASSERT_EQ(row.each.size(), 2u);
     EXPECT_EQ(row.code_nll, (row.each[0] + row.each[1]) / 2);
+    ASSERT_EQ(row.each_kl.size(), 2u);
+    EXPECT_EQ(row.kl, (row.each_kl[0] + row.each_kl[1]) / 2);
+    EXPECT_EQ(row.kl > 0, row.kind != Kind::dense);
+    const double first = row.each[0] - rows->at(1).each[0], second = row.each[1] - rows->at(1).each[1];
+    EXPECT_NEAR(row.over_none, (first + second) / 2, 1e-12);
+    EXPECT_NEAR(row.over_none_error, std::abs(first - second) / 2,
+                1e-12);  // of two: their deviation / sqrt(2)
   }
   for (const size_t other : {0, 2, 3, 4}) EXPECT_NE(rows->at(other).each, rows->at(1).each) << other;
   EXPECT_NE(rows->at(3).each, rows->at(4).each);
@@ -76,6 +84,43 @@ TEST_F(RetrievalLayers, AsksWhatNeedlesAreAskedWithTheSamePolicy) {
       EXPECT_NEAR(rows->at(row).each[i], needles->trials[i].code_nll.value(), 1e-3) << refine;
     EXPECT_EQ(rows->at(row).passed, needles->rows[0].passed);
   }
+}
+
+TEST_F(RetrievalLayers, GoesOnFromWhatIsKnown) {
+  const testing::TempFolder folder;
+  const auto file = folder.path() / "retrieval.part";
+  const Json question = {{"asked", "this"}};
+  const auto whole = run_retrieval_layers(setting(96), options());
+  ASSERT_TRUE(whole);
+  // Stopped in the second text, after its third row.
+  std::atomic<bool> stop = false;
+  RetrievalLayersOptions wanted = options();
+  PartialResults partial(file, question);
+  wanted.partial = &partial;
+  wanted.cancel = &stop;
+  wanted.on_progress = [&](size_t done, size_t) { stop = done == 8; };
+  EXPECT_FALSE(run_retrieval_layers(setting(96), wanted));
+  PartialResults found(file, question);
+  EXPECT_EQ(found.size(), 8u);
+  // What is known is taken, not asked again.
+  Json changed = *found.find("trial 0 1");
+  changed["code_nll"] = 77.0;
+  found.put("trial 0 1", changed);
+  wanted.partial = &found;
+  wanted.cancel = nullptr;
+  wanted.on_progress = {};
+  const auto rest = run_retrieval_layers(setting(96), wanted);
+  ASSERT_TRUE(rest);
+  EXPECT_EQ(found.size(), 10u);
+  for (size_t r = 0; r < whole->size(); ++r) {
+    EXPECT_EQ(rest->at(r).each_passed, whole->at(r).each_passed) << r;
+    EXPECT_EQ(rest->at(r).each_kl, whole->at(r).each_kl) << r;
+    EXPECT_EQ(rest->at(r).each[1], whole->at(r).each[1]) << r;
+    EXPECT_EQ(rest->at(r).each[0], r == 4 ? 77.0 : whole->at(r).each[0]) << r;
+  }
+  found.put("trial 1 all", {{"passed", true}, {"kl", 0.5}});
+  expect_error(ErrorKind::format, {"trial 1 all", "code_nll"},
+               [&] { (void)run_retrieval_layers(setting(96), wanted); });
 }
 
 TEST_F(RetrievalLayers, CanBeCancelledAndRefusesNonsense) {
