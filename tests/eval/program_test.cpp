@@ -143,6 +143,25 @@ TEST_F(Program, RetrievalAsksWithEachLayerRefined) {
   EXPECT_EQ(run(command + "--refine 96 --layers 7").status, 2);
 }
 
+TEST_F(Program, RetrievalGoesOnWhereItWas) {
+  const std::string part = (folder_.path() / "retrieval.part").string();
+  const std::string command = "eval retrieval" +
+                              indexed("--length 300 --trials 1 --haystack '" + text_ + "' ") + "--resume '" +
+                              part + "' ";
+  const Json whole = json(command + "--refine 96 --layers 0");
+  EXPECT_EQ(json(command + "--refine 96 --layers 0"), whole);
+  // What is known is taken, and only a new row is asked.
+  Json file = read_json_file(part);
+  file.at("results").at("trial 0 all").at("code_nll") = 555.0;
+  folder_.write("retrieval.part", file.dump());
+  const Json more = json(command + "--refine 96 --layers 1 --layers 0").at("rows");
+  EXPECT_EQ(more.at(2).at("code_nll"), 555.0);
+  EXPECT_EQ(more.at(4), whole.at("rows").at(3));
+  // Another question.
+  EXPECT_EQ(run(command + "--refine 96 --seed 2").status, 1);
+  EXPECT_EQ(run(command + "--refine 80").status, 1);
+}
+
 TEST_F(Program, PerplexityAndAgreement) {
   const std::string windows = "--text '" + text_ + "' --window 256 --windows 2 ";
   const Json ppl = json("eval ppl" + indexed(windows + "--baselines oracle,recent,random"));
