@@ -34,6 +34,9 @@ Json identity(std::string_view kind, const LanguageModel& model, const EvalSetti
 Json question_of(std::string_view kind, const EvalSetting& setting,
                  std::span<const std::vector<int32_t>> windows);
 
+// Tells texts apart from others, for the same.
+std::string digest_of(std::span<const std::string> texts);
+
 // --resume
 CLI::Option* add_resume(CLI::App& app, std::string& file);
 

@@ -115,6 +115,12 @@ Json question_of(std::string_view kind, const EvalSetting& setting,
   return question;
 }
 
+std::string digest_of(std::span<const std::string> texts) {
+  Checksum sum;
+  for (const std::string& text : texts) sum.add(std::as_bytes(std::span(text)));
+  return fmt::format("{:016x}", sum.value());
+}
+
 CLI::Option* add_resume(CLI::App& app, std::string& file) {
   return app
       .add_option("--resume", file,

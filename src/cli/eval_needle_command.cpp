@@ -3,7 +3,6 @@
 
 #include "cli/eval_arguments.h"
 #include "cli/interrupt.h"
-#include "core/checksum.h"
 #include "core/file_io.h"
 #include "eval/needle.h"
 
@@ -95,9 +94,7 @@ class EvalNeedleCommand final : public Command {
                      {"protocol", protocol_},
                      {"form", form_},
                      {"seed", seed_}});
-    Checksum text;
-    for (const std::string& haystack : options.haystacks) text.add(std::as_bytes(std::span(haystack)));
-    question["haystacks"] = fmt::format("{:016x}", text.value());
+    question["haystacks"] = digest_of(options.haystacks);
     return question;
   }
 

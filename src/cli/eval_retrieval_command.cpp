@@ -2,7 +2,6 @@
 
 #include "cli/eval_arguments.h"
 #include "cli/interrupt.h"
-#include "core/checksum.h"
 #include "core/file_io.h"
 #include "eval/retrieval_layers.h"
 
@@ -84,9 +83,7 @@ class EvalRetrievalCommand final : public Command {
                      {"trials", options_.trials},
                      {"form", form_},
                      {"seed", seed_}});
-    Checksum text;
-    for (const std::string& haystack : options_.haystacks) text.add(std::as_bytes(std::span(haystack)));
-    question["haystacks"] = fmt::format("{:016x}", text.value());
+    question["haystacks"] = digest_of(options_.haystacks);
     return question;
   }
 
