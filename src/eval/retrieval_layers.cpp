@@ -146,6 +146,17 @@ bool read_shared(SequenceState& state, const NeedlePrompt& prompt, const Retriev
   return prefill(state, text, reading, [&](size_t) { return !is_cancelled(options.cancel); }) == text.size();
 }
 
+// Before a prompt's first question: the text is read, and asked dense where that is not the question itself,
+// since no file of results has its logits. False: cancelled.
+bool make_ready(SequenceState& state, const EvalSetting& setting, const RetrievalLayersOptions& options,
+                Asked& asked, const RetrievalRow& first) {
+  if (!asked.dense.empty()) return true;
+  if (!read_shared(state, asked.prompt, options)) return false;
+  RetrievalRow dense{.kind = Kind::dense};
+  if (first.kind != Kind::dense) ask(state, setting, options, asked, dense);
+  return true;
+}
+
 void put(PartialResults* partial, size_t trial, const RetrievalRow& row) {
   if (partial == nullptr) return;
   partial->put(
@@ -207,11 +218,7 @@ std::optional<std::vector<RetrievalRow>> run_retrieval_layers(const EvalSetting&
     for (RetrievalRow& row : rows) {
       if (is_cancelled(options.cancel)) return std::nullopt;
       if (!take_known(options.partial, trial, row)) {
-        if (asked.dense.empty()) {
-          if (!read_shared(state, prompt, options)) return std::nullopt;
-          RetrievalRow dense{.kind = Kind::dense};  // known or not, no file has its logits
-          if (row.kind != Kind::dense) ask(state, setting, options, asked, dense);
-        }
+        if (!make_ready(state, setting, options, asked, row)) return std::nullopt;
         ask(state, setting, options, asked, row);
         put(options.partial, trial, row);
       }
